@@ -1,0 +1,33 @@
+//! The contract that queue-proxy, activator and autoscaler share, byte for byte and count for count:
+//! names and wire formats, configuration parsers, accounting, and the proxy hop.
+//!
+//! Nothing here knows Kubernetes or any of the three programs.
+
+pub mod annotation;
+pub mod body;
+pub mod breaker;
+pub mod clock;
+pub mod condition;
+pub mod config;
+pub mod deadline;
+pub mod environment;
+pub mod forward;
+pub mod go;
+pub mod hash;
+pub mod header;
+pub mod histogram;
+pub mod lifecycle;
+pub mod names;
+pub mod pool;
+pub mod probe_spec;
+pub mod request_log;
+pub mod request_stats;
+pub mod revision;
+pub mod server;
+pub mod sidecar_environment;
+pub mod stat;
+pub mod telemetry;
+pub mod upgrade;
+
+pub use clock::{AnchoredClock, UnixTime};
+pub use revision::RevisionId;

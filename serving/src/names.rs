@@ -1,0 +1,21 @@
+//! Every name that is ours and not Knative's: headers begin with `Pilotlight-`, annotations and
+//! config keys with `pilotlight.dev/`. The operator documentation lists the same table.
+
+/// On a request to a queue-proxy: the sender is our activator and understands the two headers below.
+/// Removed before the app sees the request.
+pub const CAPABILITY_HEADER: &str = "pilotlight-capability";
+
+/// On a queue-proxy's 503: the queue is full and the request was not started, so another pod may be
+/// tried. Sent only in answer to a request with [`CAPABILITY_HEADER`], removed from what an app sends.
+pub const NOT_STARTED_HEADER: &str = "pilotlight-not-started";
+
+/// On a queue-proxy's answer: requests executing, a slash, and requests waiting, e.g. `10/3`.
+/// Sent only in answer to a request with [`CAPABILITY_HEADER`], removed from what an app sends.
+pub const LOAD_HEADER: &str = "pilotlight-load";
+
+/// On an error that a proxy of ours made itself: why, in a few words.
+pub const REASON_HEADER: &str = "pilotlight-reason";
+
+/// Annotation on a Service or its revision template: the command line that stands for an image when
+/// the manifest runs on one machine.
+pub const LOCAL_COMMAND_ANNOTATION: &str = "pilotlight.dev/local-command";
