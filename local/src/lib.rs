@@ -1,1 +1,7 @@
-//! placeholder
+//! Pilotlight on one machine: Knative Services as processes, without a cluster.
+//!
+//! Reads manifests, starts replicas behind queue-proxies, and joins the activator and the
+//! autoscaler to them over their own wire. The binary `pilotlight` is a thin shell over this
+//! library.
+
+pub mod manifest;
