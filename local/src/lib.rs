@@ -5,3 +5,5 @@
 //! library.
 
 pub mod manifest;
+pub mod router;
+pub mod service;
