@@ -4,9 +4,12 @@
 //! autoscaler to them over their own wire. The binary `pilotlight` is a thin shell over this
 //! library.
 
+pub mod console;
 pub mod exit;
 pub mod manifest;
 pub mod options;
 pub mod router;
 pub mod sample_app;
 pub mod service;
+pub mod supervisor;
+pub mod tether;
