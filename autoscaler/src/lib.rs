@@ -2,8 +2,10 @@
 
 // Pure: values in, values out.
 pub mod decider;
+pub mod delay_window;
 pub mod plan;
 pub mod pod_autoscaler;
 pub mod pods;
 pub mod scale;
 pub mod spec;
+pub mod window;
