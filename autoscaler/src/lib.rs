@@ -9,5 +9,6 @@ pub mod pod_autoscaler;
 pub mod pods;
 pub mod sample_size;
 pub mod scale;
+pub mod simulation;
 pub mod spec;
 pub mod window;

@@ -5,8 +5,7 @@
 //! at the first that fails, then the status. Behaviour of `pkg/reconciler/autoscaling/kpa/kpa.go`
 //! within the frame of `knative.dev/pkg/reconciler`.
 
-use std::collections::BTreeMap;
-
+use serving::annotation::{self, Annotations};
 use serving::condition::READY;
 use serving::{RevisionId, UnixTime};
 use smallvec::SmallVec;
@@ -19,12 +18,11 @@ use crate::pod_autoscaler::{
 };
 use crate::pods::PodCounts;
 use crate::scale::{self, ProbeOutcome, ScaleInput, ScaleOutcome, UNKNOWN_SCALE};
-use crate::spec::{DeciderSpec, Settings};
+use crate::spec::{DeciderSpec, Settings, scaling_metric_name};
 
 /// Activators in the path while nothing better is known, and the least number ever asked for.
 pub const MIN_ACTIVATORS: i32 = 2;
 
-const METRIC_ANNOTATION: &str = "autoscaling.knative.dev/metric";
 const NO_PRIVATE_SERVICE_NAME: &str = "No Private Service Name";
 
 /// Everything one reconcile looks at.
@@ -155,15 +153,20 @@ pub fn activators_needed(ready_pods: u32, spec: &DeciderSpec) -> i32 {
     (needed as i32).max(MIN_ACTIVATORS)
 }
 
-/// Annotations a new Metric gets: all of the PodAutoscaler's.
-pub fn metric_annotations(pod_autoscaler: &PodAutoscaler) -> BTreeMap<String, String> {
-    pod_autoscaler.annotations.clone()
+/// Annotations a new Metric gets: all of the PodAutoscaler's, and the scaling metric in any case.
+pub fn metric_annotations(pod_autoscaler: &PodAutoscaler) -> Annotations {
+    let mut annotations = pod_autoscaler.annotations.clone();
+    if !annotations.contains_key(annotation::METRIC.name) {
+        let metric = scaling_metric_name(&annotations).to_owned();
+        annotations.insert(annotation::METRIC.name.to_owned(), metric);
+    }
+    annotations
 }
 
 /// Annotations a new ServerlessService gets: those of the PodAutoscaler but the scaling metric.
-pub fn sks_annotations(pod_autoscaler: &PodAutoscaler) -> BTreeMap<String, String> {
+pub fn sks_annotations(pod_autoscaler: &PodAutoscaler) -> Annotations {
     let mut annotations = pod_autoscaler.annotations.clone();
-    annotations.remove(METRIC_ANNOTATION);
+    annotations.remove(annotation::METRIC.name);
     annotations
 }
 
