@@ -460,36 +460,44 @@ impl Draft {
         if want != UNKNOWN_SCALE || self.status.desired_scale.is_none_or(|scale| scale < 0) {
             self.status.desired_scale = Some(want);
         }
-        self.compute_active(settings, want, ready);
+        let moment = self.moment();
+        compute_active(&mut self.status, settings, want, ready, moment);
     }
+}
 
-    fn compute_active(&mut self, settings: &Settings, want: i32, ready: u32) {
-        let moment = self.moment();
-        let threshold = settings.active_threshold(self.status.is_scale_target_initialized());
-        let enough = i64::from(ready) >= i64::from(threshold);
-        if enough && !self.status.service_name.is_empty() {
-            self.status.mark_scale_target_initialized(moment);
-        }
-        let moment = self.moment();
-        let wanted = want > 0 || !self.status.is_inactive();
-        if want == 0 || threshold == 0 {
-            if self.status.is_activating() && threshold > 0 {
-                let message = "The target could not be activated.";
-                self.status.mark_inactive("TimedOut", message, moment);
-            } else {
-                mark_no_traffic(&mut self.status, moment);
-            }
-        } else if enough {
-            if wanted {
-                self.status.mark_active(moment);
-            }
-        } else if wanted {
-            let message = "Requests to the target are being buffered as resources are provisioned.";
-            self.status.mark_activating("Queued", message, moment);
+/// Sets the condition `Active`, and `ScaleTargetInitialized` once enough pods are ready, from the
+/// wanted scale, the ready pods and the state so far.
+pub fn compute_active(
+    status: &mut PodAutoscalerStatus,
+    settings: &Settings,
+    want: i32,
+    ready: u32,
+    now: UnixTime,
+) {
+    let threshold = settings.active_threshold(status.is_scale_target_initialized());
+    let enough = i64::from(ready) >= i64::from(threshold);
+    if enough && !status.service_name.is_empty() {
+        status.mark_scale_target_initialized(now);
+    }
+    let wanted = want > 0 || !status.is_inactive();
+    if want == 0 || threshold == 0 {
+        // Without an initial scale nothing is wanted either; then nothing has failed.
+        if status.is_activating() && threshold > 0 {
+            let message = "The target could not be activated.";
+            status.mark_inactive("TimedOut", message, now);
         } else {
-            // Without marking anything, Ready would keep what the frame set before the body.
-            mark_no_traffic(&mut self.status, moment);
+            mark_no_traffic(status, now);
         }
+    } else if enough {
+        if wanted {
+            status.mark_active(now);
+        }
+    } else if wanted {
+        let message = "Requests to the target are being buffered as resources are provisioned.";
+        status.mark_activating("Queued", message, now);
+    } else {
+        // Without marking anything, Ready would keep what the frame set before the body.
+        mark_no_traffic(status, now);
     }
 }
 
