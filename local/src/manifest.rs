@@ -64,7 +64,7 @@ pub struct ThisMachine {
 }
 
 /// All that was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     /// Service documents in order; several of one name are its successive versions.
     pub services: Vec<ServiceDocument>,
@@ -111,13 +111,6 @@ impl Manifest {
                 let object = Object::new(document, String::new(), &mut report);
                 manifest.settings.read(object, &mut report);
             }
-        }
-        if let Some((file, _)) = documents
-            .iter()
-            .find(|(_, document)| settings::is_config_map(document))
-        {
-            report.in_file(file);
-            annotations::check_config(&manifest.settings.autoscaler, &mut report);
         }
         for (file, document) in &documents {
             report.in_file(file);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use serving::config::{Autoscaler, Features, features};
 
 use super::finding::Report;
 use super::object::{Object, entry};
@@ -44,10 +45,10 @@ impl Default for Defaults {
 }
 
 /// Everything that ConfigMaps said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// The `data` of `config-autoscaler`.
-    pub autoscaler: BTreeMap<String, String>,
+    /// `config-autoscaler`.
+    pub autoscaler: Autoscaler,
     /// `config-defaults`.
     pub defaults: Defaults,
     /// `tag-header-based-routing: enabled` in `config-features`.
@@ -57,8 +58,8 @@ pub struct Settings {
 // === impl Settings ===
 
 impl Settings {
-    /// Reads one ConfigMap document into these settings; a later map of the same name replaces the
-    /// keys that it names.
+    /// Reads one ConfigMap document into these settings; of several maps of one name the last one
+    /// holds.
     pub(super) fn read(&mut self, mut object: Object<'_>, report: &mut Report) {
         let mut metadata = object.object("metadata", report);
         let name = metadata.string("name", report).unwrap_or_default();
@@ -76,7 +77,14 @@ impl Settings {
         let mut data = object.string_map("data", report);
         data.remove("_example");
         match name.as_str() {
-            "config-autoscaler" => self.autoscaler.extend(data),
+            "config-autoscaler" => match Autoscaler::parse(&data) {
+                Ok(parsed) => self.autoscaler = parsed,
+                Err(invalid) => {
+                    for problem in invalid.problems() {
+                        report.problem(at.as_str(), problem);
+                    }
+                }
+            },
             "config-defaults" => self.read_defaults(&data, &at, report),
             _ => self.read_features(&data, &at, report),
         }
@@ -124,12 +132,10 @@ impl Settings {
     }
 
     fn read_features(&mut self, data: &BTreeMap<String, String>, at: &str, report: &mut Report) {
-        for (key, value) in data {
-            if key == "tag-header-based-routing" {
-                self.tag_header_based_routing = value.eq_ignore_ascii_case("enabled");
-            } else {
-                report.warning(entry(at, key), "not honoured on one machine; ignored");
-            }
+        let parsed = Features::parse(data);
+        self.tag_header_based_routing = parsed.tag_header_based_routing == features::Flag::Enabled;
+        for key in data.keys().filter(|key| *key != "tag-header-based-routing") {
+            report.warning(entry(at, key), "not honoured on one machine; ignored");
         }
     }
 }

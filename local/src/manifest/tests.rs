@@ -268,8 +268,10 @@ fn config_maps_are_read_before_services() {
     let template = &manifest.services[0].template;
     assert_eq!(template.timeout, Duration::from_secs(100));
     assert_eq!(template.container_concurrency, 5);
-    assert_eq!(manifest.settings.autoscaler["stable-window"], "10s");
-    assert_eq!(manifest.settings.autoscaler.len(), 1);
+    assert_eq!(
+        manifest.settings.autoscaler.stable_window,
+        Duration::from_secs(10)
+    );
     assert!(manifest.settings.tag_header_based_routing);
     assert_eq!(
         shown(&report.warnings),
@@ -342,4 +344,18 @@ proptest::proptest! {
     fn no_text_makes_reading_panic(text in "(?s).{0,200}") {
         let _ = read(&text);
     }
+}
+
+#[test]
+fn scaling_settings_are_checked_with_the_webhooks_rules() {
+    problems(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: hello}\nspec: {template: {metadata: {annotations: {autoscaling.knative.dev/window: 5s, autoscaling.knative.dev/min-scale: \"3\", autoscaling.knative.dev/max-scale: \"2\", serving.knative.dev/progress-deadline: 1ms}}, spec: {containers: [{image: i, command: [app]}]}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: config-autoscaler}\ndata: {stable-window: 1s, max-scale: x}",
+        &[
+            "hello.yaml, document 2: data: failed to parse data: failed to parse \"max-scale\": strconv.ParseInt: parsing \"x\": invalid syntax",
+            "hello.yaml, document 1: spec.template.metadata.annotations[autoscaling.knative.dev/window]: expected 6s <= 5s <= 1h0m0s",
+            "hello.yaml, document 1: spec.template.metadata.annotations[autoscaling.knative.dev/max-scale]: max-scale=2 is less than min-scale=3",
+            "hello.yaml, document 1: spec.template.metadata.annotations[autoscaling.knative.dev/min-scale]: max-scale=2 is less than min-scale=3",
+            "hello.yaml, document 1: spec.template.metadata.annotations[serving.knative.dev/progress-deadline]: progress-deadline=1ms is not at second precision",
+        ],
+    );
 }
