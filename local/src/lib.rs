@@ -4,6 +4,7 @@
 //! autoscaler to them over their own wire. The binary `pilotlight` is a thin shell over this
 //! library.
 
+pub mod cluster;
 pub mod console;
 pub mod exit;
 pub mod manifest;

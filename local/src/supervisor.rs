@@ -4,6 +4,8 @@
 //! nothing of scaling or traffic.
 
 pub mod back_off;
+pub mod diagnosis;
+pub mod kubelet;
 pub mod listening;
 pub mod output;
 pub mod port;

@@ -22,7 +22,12 @@ impl BackOff {
     /// An app exited without having been ready; how long to wait before it is started again.
     pub fn exited_early(&mut self) -> Duration {
         self.exits = self.exits.saturating_add(1);
-        let doublings = (self.exits - 1).min(16);
+        self.pause()
+    }
+
+    /// The pause that the exits so far call for.
+    pub fn pause(&self) -> Duration {
+        let doublings = self.exits.saturating_sub(1).min(16);
         (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
     }
 
