@@ -9,6 +9,7 @@ pub mod config;
 mod handle;
 mod listeners;
 mod proxy;
+mod readiness;
 
 pub use config::{Config, Identity, Options, ProbePacing};
 pub use handle::Handle;
