@@ -5,11 +5,15 @@
 //! with ports and signals, and by `local` with listeners of its own and several instances in one
 //! process. Nothing here is global, and nothing reads the environment but [`Config`].
 
+mod admin;
 pub mod config;
+mod endpoint;
 mod handle;
 mod listeners;
+mod metrics;
 mod proxy;
 mod readiness;
+mod statistics;
 
 pub use config::{Config, Identity, Options, ProbePacing};
 pub use handle::Handle;

@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use serving::probe_spec::{self, InvalidProbe};
 use tokio::sync::watch;
 
 use crate::config::ProbePacing;
@@ -83,6 +84,80 @@ struct ProbeState {
     /// Successes since the last failure; survives rounds, so that an app that has been ready
     /// answers with one attempt.
     successes: Cell<u32>,
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Decodes `SERVING_READINESS_PROBE`; an empty text is no probe at all.
+    pub(crate) fn decode(
+        text: &str,
+        multi: bool,
+        detect_http2: bool,
+    ) -> Result<Vec<Self>, InvalidProbe> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let probes = probe_spec::decode(text, multi)?;
+        Ok(probes
+            .into_iter()
+            .map(|probe| Self::new(probe.unwrap_or_default(), detect_http2))
+            .collect())
+    }
+
+    fn new(probe: probe_spec::Probe, detect_http2: bool) -> Self {
+        let timeout = u64::try_from(probe.timeout_seconds).unwrap_or(0);
+        let (aggressive, success_threshold) = (probe.period_seconds == 0, probe.success_threshold);
+        Self {
+            action: Action::new(probe, detect_http2),
+            timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
+            aggressive,
+            success_threshold: u32::try_from(success_threshold).unwrap_or(0),
+        }
+    }
+}
+
+// === impl Action ===
+
+impl Action {
+    /// The first action present in upstream's order.
+    fn new(probe: probe_spec::Probe, detect_http2: bool) -> Self {
+        if let Some(get) = probe.http_get {
+            return Self::HttpGet(HttpGet {
+                https: get.scheme.eq_ignore_ascii_case("https"),
+                host: get.host,
+                port: port(&get.port),
+                path: get.path,
+                headers: get
+                    .http_headers
+                    .into_iter()
+                    .map(|header| (header.name, header.value))
+                    .collect(),
+                detect_http2,
+            });
+        }
+        if let Some(tcp) = probe.tcp_socket {
+            return Self::TcpSocket {
+                host: tcp.host,
+                port: port(&tcp.port),
+            };
+        }
+        if let Some(grpc) = probe.grpc {
+            return Self::Grpc {
+                port: u16::try_from(grpc.port).unwrap_or(0),
+                service: grpc.service.unwrap_or_default(),
+            };
+        }
+        match probe.exec {
+            Some(_) => Self::Exec,
+            None => Self::Missing,
+        }
+    }
+}
+
+/// A port out of range becomes 0, to which no connection succeeds.
+fn port(port: &probe_spec::Port) -> u16 {
+    u16::try_from(port.value()).unwrap_or(0)
 }
 
 // === impl Readiness ===

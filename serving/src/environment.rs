@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+use crate::go;
+
 /// A source of named string values.
 pub trait Environment {
     /// The value of `name`, or `None` when the variable does not exist. A variable that exists
@@ -177,15 +179,10 @@ impl<'a> Reader<'a> {
         let Some(value) = self.environment.variable(name) else {
             return false;
         };
-        match value.as_str() {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => true,
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => false,
-            _ => {
-                let details = format!("strconv.ParseBool: parsing {value:?}: invalid syntax");
-                self.convert(name, field, value, "bool", details);
-                false
-            }
-        }
+        go::parse_bool(&value).unwrap_or_else(|error| {
+            self.convert(name, field, value, "bool", error.to_string());
+            false
+        })
     }
 
     /// Records that `name` breaks a rule of its own.
@@ -206,14 +203,10 @@ impl<'a> Reader<'a> {
     }
 
     fn integer_value(&mut self, name: &'static str, field: &'static str, value: &str) -> i64 {
-        match parse_integer(value) {
-            Ok(number) => number,
-            Err(reason) => {
-                let details = format!("strconv.ParseInt: parsing {value:?}: {reason}");
-                self.convert(name, field, value.to_owned(), "int", details);
-                0
-            }
-        }
+        go::parse_int_any_base(value, i64::BITS).unwrap_or_else(|error| {
+            self.convert(name, field, value.to_owned(), "int", error.to_string());
+            0
+        })
     }
 
     fn convert(
@@ -234,84 +227,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A 64-bit integer whose base follows from its prefix, as Go's `strconv.ParseInt(s, 0, 64)` reads
-/// it: `0x`, `0o`, `0b`, a bare leading zero for octal, and `_` between digits.
-fn parse_integer(text: &str) -> Result<i64, &'static str> {
-    const SYNTAX: &str = "invalid syntax";
-    let (negative, unsigned) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    let lower = unsigned.to_ascii_lowercase();
-    let (radix, digits) = match lower.get(..2) {
-        Some("0x") => (16, &lower[2..]),
-        Some("0b") => (2, &lower[2..]),
-        Some("0o") => (8, &lower[2..]),
-        _ if lower.len() > 1 && lower.starts_with('0') => (8, &lower[1..]),
-        _ => (10, lower.as_str()),
-    };
-    let prefixed = digits.len() < lower.len();
-    if !underscores_separate_digits(digits, prefixed) {
-        return Err(SYNTAX);
-    }
-    let digits: String = digits.chars().filter(|c| *c != '_').collect();
-    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
-        return Err(SYNTAX);
-    }
-    let signed = if negative {
-        format!("-{digits}")
-    } else {
-        digits
-    };
-    i64::from_str_radix(&signed, radix).map_err(|_| "value out of range")
-}
-
-/// An underscore may only stand between two digits, or between a base prefix and a digit, and in
-/// plain decimal it may not stand at all without a prefix to either side: `1_000` is fine.
-fn underscores_separate_digits(digits: &str, prefixed: bool) -> bool {
-    let leading_allowed = prefixed || !digits.starts_with('_');
-    leading_allowed && !digits.ends_with('_') && !digits.contains("__")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn integers_follow_go_notations() {
-        for (text, expected) in [
-            ("10", Ok(10)),
-            ("-3", Ok(-3)),
-            ("+7", Ok(7)),
-            ("0", Ok(0)),
-            ("0x10", Ok(16)),
-            ("-0X1f", Ok(-31)),
-            ("0b11", Ok(3)),
-            ("0o17", Ok(15)),
-            ("017", Ok(15)),
-            ("1_000", Ok(1000)),
-            ("0x_1f", Ok(31)),
-            ("0_7", Ok(7)),
-            ("_1", Err("invalid syntax")),
-            ("1__0", Err("invalid syntax")),
-            ("1_", Err("invalid syntax")),
-            ("", Err("invalid syntax")),
-            ("-", Err("invalid syntax")),
-            ("--1", Err("invalid syntax")),
-            ("+-1", Err("invalid syntax")),
-            ("08", Err("invalid syntax")),
-            ("0x", Err("invalid syntax")),
-            ("1.5", Err("invalid syntax")),
-            (" 1", Err("invalid syntax")),
-            ("ä1", Err("invalid syntax")),
-            ("9223372036854775807", Ok(i64::MAX)),
-            ("-9223372036854775808", Ok(i64::MIN)),
-            ("9223372036854775808", Err("value out of range")),
-        ] {
-            assert_eq!(parse_integer(text), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn every_problem_is_reported_in_order() {
@@ -335,6 +253,16 @@ mod tests {
              COUNT: too many"
         );
         assert_eq!(problems.iter().count(), 5);
+    }
+
+    #[test]
+    fn integers_may_be_in_any_of_gos_notations() {
+        let environment: &[(&str, &str)] = &[("HEX", "0x10"), ("OCTAL", "017"), ("BIG", "1_000")];
+        let mut reader = Reader::new(&environment);
+        assert_eq!(reader.integer("HEX", "Hex"), 16);
+        assert_eq!(reader.integer("OCTAL", "Octal"), 15);
+        assert_eq!(reader.required_integer("BIG", "Big"), 1000);
+        assert_eq!(reader.finish(()), Ok(()));
     }
 
     #[test]
