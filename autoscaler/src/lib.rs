@@ -1,1 +1,16 @@
-//! placeholder
+//! Knative Serving's autoscaler (KPA): collects what revisions do, decides how many pods they need,
+//! and brings them there, to zero and back.
+//!
+//! The pure modules decide; [`driver`] is the one shell around them and runs the same on a cluster
+//! and on one machine, because the world reaches it only as [`world::Update`] and leaves it only as
+//! [`world::Action`]:
+//!
+//! ```text
+//!   activators --WebSocket--> stat_server --frames--+
+//!   pods <------GET---------- scraper  <--ticks---- driver ---Action---> platform
+//!                                                   ^  (window, decider, scale, plan)
+//!                                                   +------Update------- platform
+//! ```
+
+pub mod timers;
+pub mod work_queue;
