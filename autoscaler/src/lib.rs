@@ -1,9 +1,9 @@
 //! Knative Serving's autoscaler (KPA): collects what revisions do, decides how many pods they need,
 //! and brings them there, to zero and back.
 //!
-//! The pure modules decide; [`driver`] is the one shell around them and runs the same on a cluster
-//! and on one machine, because the world reaches it only as [`world::Update`] and leaves it only as
-//! [`world::Action`]:
+//! The pure modules decide; `driver` is the one shell around them and runs the same on a cluster
+//! and on one machine, because the world reaches it only as `world::Update` and leaves it only as
+//! `world::Action`:
 //!
 //! ```text
 //!   activators --WebSocket--> stat_server --frames--+
@@ -12,5 +12,15 @@
 //!                                                   +------Update------- platform
 //! ```
 
+// Pure: values in, values out.
+pub mod decider;
+pub mod plan;
+pub mod pod_autoscaler;
+pub mod pods;
+pub mod scale;
+pub mod spec;
 pub mod timers;
 pub mod work_queue;
+
+// Shells.
+pub mod scraper;

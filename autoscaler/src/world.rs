@@ -9,13 +9,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serving::config::autoscaler::Config;
+use serving::config;
 use serving::{RevisionId, UnixTime};
 
 use crate::pod_autoscaler::{
     Metric, MetricSpec, MetricStatus, PodAutoscaler, PodAutoscalerStatus, ScaleTargetRef,
     ServerlessService, ServerlessServiceSpec,
 };
+use crate::plan::ScaleTarget;
 use crate::pods::Pod;
 
 /// Recommended capacity of the channel of updates.
@@ -28,7 +29,7 @@ pub const ACTIONS_CAPACITY: usize = 1024;
 #[derive(Clone, Debug)]
 pub enum Update {
     /// The configuration at start, or a changed one. Nothing is reconciled before the first.
-    Config(Arc<Settings>),
+    Config(Arc<ClusterConfig>),
     /// A PodAutoscaler of class KPA was created or changed. Its status counts only while the driver
     /// has none of its own in flight.
     PodAutoscaler(Box<PodAutoscaler>),
@@ -51,9 +52,9 @@ pub enum Update {
 
 /// The two config maps that act on decisions.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClusterConfig {
     /// `config-autoscaler`.
-    pub autoscaler: Config,
+    pub autoscaler: config::Autoscaler,
     /// `progress-deadline` of `config-deployment`.
     pub progress_deadline: Duration,
 }
@@ -65,13 +66,6 @@ pub struct RevisionPod {
     pub pod: Pod,
     /// In a cluster the pod's address and port 9090; `None` until the pod has an address.
     pub stats: Option<SocketAddr>,
-}
-
-/// What is known of a scale target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ScaleTarget {
-    /// `spec.replicas`; absent counts as 1.
-    pub replicas: Option<i32>,
 }
 
 /// What the driver asks of its platform. All about one revision; a platform may carry out actions of

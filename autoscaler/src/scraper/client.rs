@@ -19,13 +19,11 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serving::stat::Stat;
+use serving::stat::{MAX_SCRAPE_BYTES, Stat};
 use tokio::net::TcpStream;
 
 /// The whole of one request, from dialling to the last byte.
 pub const SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A body is cut here before it is decoded, so a longer one is refused.
-pub const MAX_BODY_BYTES: usize = 336;
 /// The only accepted content type, compared exactly.
 const PROTOBUF: &str = "application/protobuf";
 /// Path of the statistics on the pod's statistics port.
@@ -216,7 +214,7 @@ async fn read(response: Response<Incoming>) -> Result<(Stat, bool), PodScrapeErr
     let mut body = response.into_body();
     let mut bytes = Bytes::new();
     let mut whole = false;
-    while bytes.len() <= MAX_BODY_BYTES {
+    while bytes.len() <= MAX_SCRAPE_BYTES {
         match next_data(&mut body).await.map_err(PodScrapeError::Exchange)? {
             // One piece is the rule, and costs no copy.
             Some(data) if bytes.is_empty() => bytes = data,
@@ -227,8 +225,7 @@ async fn read(response: Response<Incoming>) -> Result<(Stat, bool), PodScrapeErr
             }
         }
     }
-    bytes.truncate(MAX_BODY_BYTES);
-    let stat = <Stat as prost::Message>::decode(bytes).map_err(PodScrapeError::Decode)?;
+    let stat = Stat::from_scrape(&bytes).map_err(PodScrapeError::Decode)?;
     Ok((stat, whole))
 }
 
