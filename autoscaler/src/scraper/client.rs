@@ -12,7 +12,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Empty;
@@ -67,6 +67,8 @@ pub struct Heading {
     pub host: Option<HeaderValue>,
     /// Adds `Knative-Direct-Lb: true`, which asks a mesh to pass the request to this very pod.
     pub direct: bool,
+    /// Asks for the connection to be closed after the answer.
+    pub close: bool,
 }
 
 /// A kept connection to one pod.
@@ -193,6 +195,9 @@ fn request(address: SocketAddr, heading: &Heading) -> Request<Empty<Bytes>> {
     });
     headers.insert(HOST, host);
     headers.insert(ACCEPT, HeaderValue::from_static(PROTOBUF));
+    if heading.close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if heading.direct {
         headers.insert(
             HeaderName::from_static("knative-direct-lb"),
