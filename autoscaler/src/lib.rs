@@ -13,14 +13,19 @@
 //! ```
 
 // Pure: values in, values out.
+pub mod collection;
 pub mod decider;
+pub mod delay_window;
 pub mod plan;
 pub mod pod_autoscaler;
 pub mod pods;
+pub mod sample_size;
 pub mod scale;
 pub mod spec;
 pub mod timers;
+pub mod window;
 pub mod work_queue;
 
 // Shells.
 pub mod scraper;
+pub mod stat_server;

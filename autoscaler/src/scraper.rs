@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 pub use self::pods::{ConnectionPool, PodTargets};
 use self::client::{Heading, PodScrapeError};
+use crate::sample_size::Sample;
 
 /// How pods are reached; the same for all revisions and fixed at start.
 #[derive(Clone, Debug)]
@@ -50,13 +51,13 @@ pub enum ScrapeError {
     #[error("unsuccessful scrape, sampleSize={sample}: did not receive stat from an unscraped pod")]
     DidNotReceiveStat {
         /// How many different pods were wanted.
-        sample: usize,
+        sample: u32,
     },
     /// The Service did not answer.
     #[error("unsuccessful scrape, sampleSize={sample}: {source}")]
     Service {
         /// How many different pods were wanted.
-        sample: usize,
+        sample: u32,
         /// The answer that ended the round.
         source: PodScrapeError,
     },
@@ -64,7 +65,7 @@ pub enum ScrapeError {
     #[error("unsuccessful scrape, sampleSize={sample}: failed to resolve {host}: {source}")]
     Resolve {
         /// How many different pods were wanted.
-        sample: usize,
+        sample: u32,
         /// The name.
         host: String,
         /// The cause.
@@ -93,7 +94,7 @@ pub struct Round {
 #[derive(Debug)]
 pub struct Report {
     /// `None` when there was no pod to ask.
-    pub result: Result<Option<Stat>, ScrapeError>,
+    pub result: Result<Option<Sample>, ScrapeError>,
     /// For the next round.
     pub connections: ConnectionPool,
     /// For the next round.
@@ -135,7 +136,7 @@ impl Round {
         }
     }
 
-    async fn scrape(&mut self) -> Result<Stat, ScrapeError> {
+    async fn scrape(&mut self) -> Result<Sample, ScrapeError> {
         match self.options.mesh {
             MeshCompatibilityMode::Enabled => self.scrape_service().await,
             MeshCompatibilityMode::Disabled => self.scrape_pods().await,
@@ -144,7 +145,7 @@ impl Round {
     }
 
     /// Pods first, until they turn out not to be addressable.
-    async fn scrape_auto(&mut self) -> Result<Stat, ScrapeError> {
+    async fn scrape_auto(&mut self) -> Result<Sample, ScrapeError> {
         if self.pods_addressable || self.options.passthrough {
             let result = self.scrape_pods().await;
             let unavailable = matches!(result, Err(ScrapeError::DirectScrapingNotAvailable));
@@ -160,7 +161,7 @@ impl Round {
         result
     }
 
-    async fn scrape_pods(&mut self) -> Result<Stat, ScrapeError> {
+    async fn scrape_pods(&mut self) -> Result<Sample, ScrapeError> {
         let heading = if self.options.passthrough {
             Heading {
                 host: HeaderValue::from_str(&self.host).ok(),
@@ -173,7 +174,7 @@ impl Round {
         pods::scrape(&mut self.targets, &mut self.connections, &heading).await
     }
 
-    async fn scrape_service(&mut self) -> Result<Stat, ScrapeError> {
+    async fn scrape_service(&mut self) -> Result<Sample, ScrapeError> {
         let target = service::Target {
             host: &self.host,
             port: self.options.service_port,
@@ -193,27 +194,18 @@ impl ScrapeError {
     }
 }
 
-/// The pod name of a stat that stands for a whole revision (`scraperPodName`).
-const SCRAPER_POD_NAME: &str = "service-scraper";
-
-/// The sum of what `sample` pods said, extrapolated to all. Identity and uptime are dropped.
-fn extrapolate(stats: impl IntoIterator<Item = Stat>, sample: f64, population: f64) -> Stat {
-    let mut sum = Stat::of_pod(SCRAPER_POD_NAME);
+/// The sum of what `sampled` pods said, extrapolated to all. Identity and uptime are dropped.
+fn extrapolate(stats: impl IntoIterator<Item = Stat>, sampled: u32, population: u32) -> Sample {
+    let mut sum = Sample::default();
     for stat in stats {
-        sum.average_concurrent_requests += stat.average_concurrent_requests;
-        sum.average_proxied_concurrent_requests += stat.average_proxied_concurrent_requests;
-        sum.request_count += stat.request_count;
-        sum.proxied_request_count += stat.proxied_request_count;
+        sum.add(&Sample {
+            average_concurrent_requests: stat.average_concurrent_requests,
+            average_proxied_concurrent_requests: stat.average_proxied_concurrent_requests,
+            request_count: stat.request_count,
+            proxied_request_count: stat.proxied_request_count,
+        });
     }
-    for value in [
-        &mut sum.average_concurrent_requests,
-        &mut sum.average_proxied_concurrent_requests,
-        &mut sum.request_count,
-        &mut sum.proxied_request_count,
-    ] {
-        *value = *value / sample * population;
-    }
-    sum
+    sum.extrapolated(sampled, population)
 }
 
 #[cfg(test)]

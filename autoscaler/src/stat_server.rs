@@ -10,7 +10,7 @@ mod handshake;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ where
     let mut connection = pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = shutdown.cancelled() => Pin::graceful_shutdown(connection.as_mut()),
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

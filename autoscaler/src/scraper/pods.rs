@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::client::{self, Connection, Heading, PodScrapeError};
 use super::{ScrapeError, extrapolate};
-use crate::sample_size::sample_size;
+use crate::sample_size::{Sample, sample_size};
 
 /// When a round has lasted so long and half of its sample has answered, the rest is not waited for:
 /// the next round starts a second after this one did.
@@ -46,8 +46,8 @@ type Attempt = (
 
 impl PodTargets {
     /// How many pods there are.
-    pub fn len(&self) -> usize {
-        self.old.len() + self.young.len()
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.old.len() + self.young.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether there is no pod to ask.
@@ -57,8 +57,8 @@ impl PodTargets {
 
     /// The order in which pods are asked: old ones first. Whichever group the sample does not take
     /// as a whole is shuffled; young pods are a reserve when there are enough old ones.
-    fn in_order(&mut self, sample: usize) -> SmallVec<[SocketAddr; 4]> {
-        if self.old.len() < sample {
+    fn in_order(&mut self, sample: u32) -> SmallVec<[SocketAddr; 4]> {
+        if self.old.len() < sample as usize {
             fastrand::shuffle(&mut self.young);
         } else {
             fastrand::shuffle(&mut self.old);
@@ -104,7 +104,7 @@ pub(super) async fn scrape(
     targets: &mut PodTargets,
     connections: &mut ConnectionPool,
     heading: &Heading,
-) -> Result<Stat, ScrapeError> {
+) -> Result<Sample, ScrapeError> {
     let population = targets.len();
     if population == 1 {
         return scrape_only(targets, connections, heading).await;
@@ -113,7 +113,7 @@ pub(super) async fn scrape(
     let order = targets.in_order(sample);
     let mut next = order.into_iter();
     let mut running = FuturesUnordered::new();
-    for address in next.by_ref().take(sample) {
+    for address in next.by_ref().take(sample as usize) {
         running.push(attempt(address, connections.take(address), heading));
     }
     let mut stats: SmallVec<[Stat; 16]> = SmallVec::new();
@@ -121,8 +121,8 @@ pub(super) async fn scrape(
     let straggler_limit = tokio::time::sleep_until(Instant::now() + STRAGGLER_LIMIT);
     tokio::pin!(straggler_limit);
     let mut late = false;
-    while stats.len() < sample {
-        let enough = stats.len() * 2 >= sample;
+    while count(&stats) < sample {
+        let enough = count(&stats) * 2 >= sample;
         if late && enough {
             break;
         }
@@ -153,13 +153,13 @@ pub(super) async fn scrape(
 
 fn conclude(
     stats: SmallVec<[Stat; 16]>,
-    sample: usize,
-    population: usize,
+    sample: u32,
+    population: u32,
     only_mesh_errors: bool,
-) -> Result<Stat, ScrapeError> {
-    let answered = stats.len();
+) -> Result<Sample, ScrapeError> {
+    let answered = count(&stats);
     if answered > 0 && answered * 2 >= sample {
-        Ok(extrapolate(stats, answered as f64, population as f64))
+        Ok(extrapolate(stats, answered, population))
     } else if answered == 0 && only_mesh_errors {
         Err(ScrapeError::DirectScrapingNotAvailable)
     } else {
@@ -167,12 +167,16 @@ fn conclude(
     }
 }
 
+fn count(stats: &[Stat]) -> u32 {
+    u32::try_from(stats.len()).unwrap_or(u32::MAX)
+}
+
 /// The usual case of ten thousand small revisions, without the machinery of many.
 async fn scrape_only(
     targets: &PodTargets,
     connections: &mut ConnectionPool,
     heading: &Heading,
-) -> Result<Stat, ScrapeError> {
+) -> Result<Sample, ScrapeError> {
     let address = targets
         .old
         .first()
@@ -182,7 +186,7 @@ async fn scrape_only(
     let (_, result, connection) = attempt(address, connections.take(address), heading).await;
     connections.put(address, connection);
     match result {
-        Ok(stat) => Ok(extrapolate([stat], 1.0, 1.0)),
+        Ok(stat) => Ok(extrapolate([stat], 1, 1)),
         Err(error) => {
             tracing::debug!(%address, error = &error as &dyn std::error::Error, "failed to scrape pod");
             conclude(SmallVec::new(), 1, 1, error.is_potential_mesh_error())

@@ -12,7 +12,7 @@ use serving::stat::Stat;
 
 use super::client::{self, Heading, PodScrapeError, SCRAPE_TIMEOUT};
 use super::{ScrapeError, extrapolate};
-use crate::sample_size::sample_size;
+use crate::sample_size::{Sample, sample_size};
 
 /// From this attempt on an error ends a worker (`scraperMaxRetries`).
 const MAX_ATTEMPTS: usize = 10;
@@ -23,7 +23,7 @@ pub(super) struct Target<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
     /// Ready pods.
-    pub(super) population: usize,
+    pub(super) population: u32,
     /// Seconds after which a pod is old.
     pub(super) old_uptime: f64,
 }
@@ -43,7 +43,7 @@ enum AttemptError {
 }
 
 /// Asks until as many different pods as the sample needs have answered.
-pub(super) async fn scrape(target: Target<'_>) -> Result<Stat, ScrapeError> {
+pub(super) async fn scrape(target: Target<'_>) -> Result<Sample, ScrapeError> {
     let sample = sample_size(target.population);
     let seen = Mutex::new(Seen::default());
     let mut workers: FuturesUnordered<_> =
@@ -57,21 +57,21 @@ pub(super) async fn scrape(target: Target<'_>) -> Result<Stat, ScrapeError> {
     }
     drop(workers);
     let Seen { old, young, .. } = seen.into_inner();
-    let enough = old.len() + young.len() >= sample;
+    let enough = old.len() + young.len() >= sample as usize;
     match error {
         None => {}
         Some(AttemptError::Duplicate) if enough => {}
         Some(error) => return Err(error.into_scrape_error(&target, sample)),
     }
-    let chosen = old.into_iter().chain(young).take(sample);
-    Ok(extrapolate(chosen, sample as f64, target.population as f64))
+    let chosen = old.into_iter().chain(young).take(sample as usize);
+    Ok(extrapolate(chosen, sample, target.population))
 }
 
 /// Ends with the first old pod, or when young ones alone are enough.
 async fn worker(
     target: &Target<'_>,
     seen: &Mutex<Seen>,
-    sample: usize,
+    sample: u32,
 ) -> Result<(), AttemptError> {
     let mut attempts = 0;
     loop {
@@ -89,7 +89,7 @@ async fn worker(
         } else if stat.process_uptime >= target.old_uptime {
             seen.old.push(stat);
             return Ok(());
-        } else if seen.young.len() < sample {
+        } else if seen.young.len() < sample as usize {
             seen.young.push(stat);
         } else {
             return Ok(());
@@ -118,7 +118,7 @@ async fn attempt(target: &Target<'_>) -> Result<Stat, AttemptError> {
 // === impl AttemptError ===
 
 impl AttemptError {
-    fn into_scrape_error(self, target: &Target<'_>, sample: usize) -> ScrapeError {
+    fn into_scrape_error(self, target: &Target<'_>, sample: u32) -> ScrapeError {
         match self {
             Self::Duplicate => ScrapeError::DidNotReceiveStat { sample },
             Self::Scrape(source) => ScrapeError::Service { sample, source },
