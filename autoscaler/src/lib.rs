@@ -22,6 +22,7 @@ pub mod pods;
 pub mod sample_size;
 pub mod scale;
 pub mod spec;
+pub mod stat_frame;
 pub mod timers;
 pub mod window;
 pub mod work_queue;
@@ -29,3 +30,4 @@ pub mod work_queue;
 // Shells.
 pub mod scraper;
 pub mod stat_server;
+pub mod world;
