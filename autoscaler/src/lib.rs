@@ -21,6 +21,7 @@ pub mod pod_autoscaler;
 pub mod pods;
 pub mod sample_size;
 pub mod scale;
+pub mod simulation;
 pub mod spec;
 pub mod stat_frame;
 pub mod timers;
