@@ -10,6 +10,7 @@ pub mod endpoints;
 pub mod options;
 pub mod picker;
 pub mod pod_tracker;
+pub mod revision_throttler;
 pub mod trackers;
 pub mod world;
 
