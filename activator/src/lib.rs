@@ -5,6 +5,7 @@
 //! a [`serving::server`] or straight from a caller in the same process. Nothing in the default
 //! parts knows Kubernetes; the watches live behind the feature `kubernetes`.
 
+pub mod backends;
 pub mod capacity;
 pub mod endpoints;
 pub mod options;
