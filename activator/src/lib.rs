@@ -7,6 +7,7 @@
 
 pub mod backends;
 pub mod capacity;
+pub mod concurrency_reporter;
 pub mod endpoints;
 pub mod options;
 pub mod picker;
