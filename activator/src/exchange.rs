@@ -41,10 +41,6 @@ impl Counted {
         shared.request_in(&entry);
         Self { shared, entry }
     }
-
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.entry
-    }
 }
 
 impl Drop for Counted {

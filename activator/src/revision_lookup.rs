@@ -74,7 +74,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::HOST, HeaderValue::from_str(host).unwrap());
         headers.insert(&REVISION_NAME, HeaderValue::from_str(name).unwrap());
-        headers.insert(&REVISION_NAMESPACE, HeaderValue::from_str(namespace).unwrap());
+        headers.insert(
+            &REVISION_NAMESPACE,
+            HeaderValue::from_str(namespace).unwrap(),
+        );
         let uri = Uri::from_static("/");
         let named = Named::of(&uri, &headers, "cluster.local");
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -244,6 +244,13 @@ impl RevisionThrottler {
         });
     }
 
+    /// Whether there is a destination besides this one.
+    pub fn has_other(&self, tracker: &Arc<PodTracker>) -> bool {
+        let state = self.state.lock();
+        let mut assigned = state.trackers.assigned().iter();
+        state.trackers.cluster_ip().is_none() && assigned.any(|other| !Arc::ptr_eq(other, tracker))
+    }
+
     /// What an operator sees.
     pub fn snapshot(&self) -> RevisionSnapshot {
         let state = self.state.lock();

@@ -244,9 +244,7 @@ mod tests {
         assert_eq!((seen.ups, seen.downs), (2, 2));
     }
 
-    async fn next_data(
-        socket: &mut WebSocketStream<TcpStream>,
-    ) -> Bytes {
+    async fn next_data(socket: &mut WebSocketStream<TcpStream>) -> Bytes {
         loop {
             match socket.next().await.unwrap().unwrap() {
                 Message::Binary(data) => return data,

@@ -67,7 +67,10 @@ impl Table {
     }
 
     /// Replaces, adds and removes entries at once.
-    pub(crate) fn apply(&self, changes: impl IntoIterator<Item = (RevisionId, Option<Arc<Entry>>)>) {
+    pub(crate) fn apply(
+        &self,
+        changes: impl IntoIterator<Item = (RevisionId, Option<Arc<Entry>>)>,
+    ) {
         let mut entries = HashMap::clone(&self.entries.load());
         for (id, entry) in changes {
             match entry {

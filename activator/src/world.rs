@@ -81,8 +81,6 @@ pub enum Update {
     BackendsDeleted(RevisionId),
     /// The activators of a revision changed.
     PublicEndpoints(RevisionId, PublicEndpoints),
-    /// The request log's template; `None` turns it off.
-    RequestLog(Option<String>),
 }
 
 // === impl Protocol ===
