@@ -18,8 +18,8 @@ pub fn private_service(revision: &str) -> String {
         return format!("{revision}{SUFFIX}");
     }
     let kept = LONGEST - DIGEST_LENGTH - SUFFIX.len();
-    // Names are ASCII; anything else is cut where a character begins.
-    let mut name = revision[..revision.floor_char_boundary(kept)].to_owned();
+    // Names are ASCII; should one not be, it is cut after a whole character.
+    let mut name: String = revision.chars().take(kept).collect();
     for byte in Md5::digest(revision.as_bytes()) {
         let _ = write!(name, "{byte:02x}");
     }
