@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::concurrency_reporter::{ConcurrencyReporter, RevisionReport};
 use crate::error::{self, Failure};
 use crate::exchange::{Counted, Exchange, Slot};
+use crate::http_metrics::Facts;
 use crate::metrics::Metrics;
 use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
@@ -114,6 +115,7 @@ impl Activator {
             return forward::error_response(StatusCode::NOT_FOUND, &text, None);
         };
         let arrived = Instant::now();
+        let facts = Facts::of(&request, connection.is_tls());
         let deadline = connection.deadline(&entry.timeouts());
         let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
         let work = shared.proxy(&entry, request, connection.peer().ip());
@@ -121,26 +123,32 @@ impl Activator {
             Ok(result) => result,
             Err(expired) => Err(Failure::Expired(expired)),
         };
-        let exchange = |slot| Exchange {
+        let exchange = |slot, status| Exchange {
             slot,
             counted,
             arrived,
+            facts,
+            status,
         };
         match result {
-            Ok((forwarded, slot)) => match forwarded.upgrade {
-                Some(upgrade) => {
-                    let until = Some(deadline.total());
-                    shared.tunnels.spawn(upgrade, until, exchange(Some(slot)));
-                    forwarded.response.map(|body| Body::upstream(body, None))
+            Ok((Forwarded { response, upgrade }, slot)) => {
+                let exchange = exchange(Some(slot), response.status());
+                match upgrade {
+                    Some(upgrade) => {
+                        let until = Some(deadline.total());
+                        shared.tunnels.spawn(upgrade, until, exchange);
+                        response.map(|body| Body::upstream(body, None))
+                    }
+                    None => response
+                        .map(|body| Body::upstream(body, Some(exchange)).with_deadline(deadline)),
                 }
-                None => forwarded.response.map(|body| {
-                    Body::upstream(body, Some(exchange(Some(slot)))).with_deadline(deadline)
-                }),
-            },
+            }
             Err(failure) => {
                 shared.metrics.error(failure.reason());
                 tracing::debug!(revision = %entry.revision.id, reason = failure.reason(), "request failed");
-                error::response(&failure, Some(exchange(None)))
+                let response = error::response(&failure, ());
+                let exchange = exchange(None, response.status());
+                response.map(|body| body.map_guard(|()| Some(exchange)))
             }
         }
     }

@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::activator::{Notice, Shared};
 use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
+use crate::http_metrics::RevisionHttpMetrics;
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_service;
 use crate::prober::{self, MAX_CONCURRENT_PROBES};
@@ -195,6 +196,7 @@ impl World {
         if let Some(live) = &mut known.live {
             let old = &live.entry;
             if old.revision.container_concurrency == revision.container_concurrency {
+                self.shared.metrics.http.remove(&old.http);
                 if relabelled(&old.revision, &revision) {
                     self.shared.metrics.remove(&old.revision);
                 }
@@ -202,6 +204,7 @@ impl World {
                     throttler: Arc::clone(&old.throttler),
                     stats: Arc::clone(&old.stats),
                     metrics: self.shared.metrics.revision(&id),
+                    http: RevisionHttpMetrics::default(),
                     revision,
                 });
                 let entry = Arc::clone(&live.entry);
@@ -227,6 +230,7 @@ impl World {
             ),
             stats: RevisionStats::new(id.clone()),
             metrics: shared.metrics.revision(&id),
+            http: RevisionHttpMetrics::default(),
             revision,
         });
         self.changes.insert(id.clone(), Some(Arc::clone(&entry)));
@@ -250,6 +254,7 @@ impl World {
             live.probes.values().for_each(AbortHandle::abort);
             live.entry.throttler.delete();
             self.shared.metrics.remove(&live.entry.revision);
+            self.shared.metrics.http.remove(&live.entry.http);
             self.changes.insert(id.clone(), None);
         }
         self.forget_if_empty(id);

@@ -4,10 +4,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serving::body::{End, Guard};
+use http::StatusCode;
+use serving::body::{End, Guard, Outcome};
 use tokio::time::Instant;
 
 use crate::activator::Shared;
+use crate::http_metrics::Facts;
 use crate::revision_throttler::Permit;
 use crate::table::Entry;
 
@@ -25,6 +27,8 @@ pub struct Exchange {
     pub(crate) slot: Option<Slot>,
     pub(crate) counted: Counted,
     pub(crate) arrived: Instant,
+    pub(crate) facts: Facts,
+    pub(crate) status: StatusCode,
 }
 
 /// A slot in use.
@@ -52,9 +56,20 @@ impl Drop for Counted {
 // === impl Exchange ===
 
 impl Guard for Exchange {
-    fn ended(&mut self, _end: End) {
+    fn ended(&mut self, end: End) {
         // The app is done: its slot must not wait for the drop of what surrounds this.
         self.slot = None;
+        if end.outcome == Outcome::Complete {
+            let Counted { shared, entry } = &self.counted;
+            shared.metrics.http.served(
+                &entry.http,
+                &entry.revision,
+                self.facts,
+                self.status,
+                end.bytes,
+                Instant::now().duration_since(self.arrived),
+            );
+        }
     }
 }
 

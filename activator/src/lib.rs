@@ -15,6 +15,7 @@ pub mod driver;
 pub mod endpoints;
 pub mod error;
 pub mod exchange;
+pub mod http_metrics;
 pub mod metrics;
 pub mod options;
 pub mod picker;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
 
+use crate::http_metrics::HttpMetrics;
 use crate::stat_sink::{Broken, Observer};
 use crate::world::Revision;
 
@@ -49,6 +50,8 @@ pub struct Metrics {
     errors: Family<ReasonLabels, Counter>,
     reachable: Gauge,
     connection_errors: Counter,
+    /// See [`HttpMetrics`].
+    pub http: HttpMetrics,
 }
 
 /// One revision's.
@@ -72,6 +75,7 @@ impl Metrics {
             errors: Family::default(),
             reachable: Gauge::default(),
             connection_errors: Counter::default(),
+            http: HttpMetrics::register(registry),
         };
         registry.register(
             "kn_revision_request_concurrency",

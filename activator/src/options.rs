@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serving::RevisionId;
+pub use serving::config::network::MeshCompatibilityMode as MeshMode;
 
 /// Upstream's `PROBE_TIMEOUT`.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -22,18 +23,6 @@ pub const MAX_REDISPATCHES: u32 = 8;
 pub const MAX_CONNECT_RETRIES: u32 = 2;
 /// Upstream's `DefaultDrainTimeout`.
 pub const DRAIN: Duration = Duration::from_secs(45);
-
-/// Whether pods can be addressed directly (`mesh-compatibility-mode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum MeshMode {
-    /// Find out by probing.
-    #[default]
-    Auto,
-    /// Never: always use the ClusterIP.
-    Enabled,
-    /// Always: trust ready pods without probing them.
-    Disabled,
-}
 
 /// How backends are probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

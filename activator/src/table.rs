@@ -11,6 +11,7 @@ use serving::RevisionId;
 use serving::deadline::Timeouts;
 
 use crate::concurrency_reporter::RevisionStats;
+use crate::http_metrics::RevisionHttpMetrics;
 use crate::metrics::RevisionMetrics;
 use crate::revision_lookup::{Key, Named};
 use crate::revision_throttler::RevisionThrottler;
@@ -27,6 +28,8 @@ pub struct Entry {
     pub stats: Arc<RevisionStats>,
     /// What a scrape says of it.
     pub metrics: RevisionMetrics,
+    /// See [`RevisionHttpMetrics`].
+    pub http: RevisionHttpMetrics,
 }
 
 /// See the module.
