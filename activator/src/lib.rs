@@ -16,6 +16,8 @@ pub mod endpoints;
 pub mod error;
 pub mod exchange;
 pub mod http_metrics;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod metrics;
 pub mod options;
 pub mod picker;
