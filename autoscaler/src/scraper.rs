@@ -19,8 +19,8 @@ use serving::config::network::MeshCompatibilityMode;
 use serving::stat::Stat;
 use tokio::time::Instant;
 
-pub use self::pods::{ConnectionPool, PodTargets};
 use self::client::{Heading, PodScrapeError};
+pub use self::pods::{ConnectionPool, PodTargets};
 use crate::sample_size::Sample;
 
 /// How pods are reached; the same for all revisions and fixed at start.
@@ -155,7 +155,10 @@ impl Round {
         }
         let result = self.scrape_service().await;
         if result.is_ok() && self.pods_addressable {
-            tracing::info!(host = self.host, "direct pod scraping off, service scraping on");
+            tracing::info!(
+                host = self.host,
+                "direct pod scraping off, service scraping on"
+            );
             self.pods_addressable = false;
         }
         result

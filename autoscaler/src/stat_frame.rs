@@ -219,7 +219,10 @@ mod tests {
     fn reference(frame: &[u8]) -> Option<Vec<WireStatMessage>> {
         let mut decoded = WireStatMessages::decode(frame).ok()?.messages;
         decoded.retain(|message| message.stat.is_some());
-        for stat in decoded.iter_mut().filter_map(|message| message.stat.as_mut()) {
+        for stat in decoded
+            .iter_mut()
+            .filter_map(|message| message.stat.as_mut())
+        {
             stat.pod_name.clear();
             stat.process_uptime = 0.0;
         }
@@ -228,7 +231,9 @@ mod tests {
 
     fn check(frame: &[u8]) {
         let mut messages = Vec::new();
-        let got = decode(frame, &mut messages).ok().map(|()| summary(&messages));
+        let got = decode(frame, &mut messages)
+            .ok()
+            .map(|()| summary(&messages));
         match (&got, reference(frame)) {
             // NaN is unequal to itself; the text is not.
             (got, expected) => assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{frame:?}"),
@@ -247,8 +252,13 @@ mod tests {
                 timestamp,
             },
         );
-        ("[a-zé-]{0,9}", "[a-z0-9-]{0,9}", proptest::option::of(stat))
-            .prop_map(|(namespace, name, stat)| WireStatMessage { namespace, name, stat })
+        ("[a-zé-]{0,9}", "[a-z0-9-]{0,9}", proptest::option::of(stat)).prop_map(
+            |(namespace, name, stat)| WireStatMessage {
+                namespace,
+                name,
+                stat,
+            },
+        )
     }
 
     proptest! {
@@ -277,9 +287,19 @@ mod tests {
 
     #[test]
     fn a_message_can_be_sent_on_as_it_is() {
-        let stat = Some(Stat { request_count: 3.0, ..Stat::default() });
-        let message = WireStatMessage { namespace: "ns".into(), name: "rev".into(), stat };
-        let frame = WireStatMessages { messages: vec![message.clone()] }.encode_to_vec();
+        let stat = Some(Stat {
+            request_count: 3.0,
+            ..Stat::default()
+        });
+        let message = WireStatMessage {
+            namespace: "ns".into(),
+            name: "rev".into(),
+            stat,
+        };
+        let frame = WireStatMessages {
+            messages: vec![message.clone()],
+        }
+        .encode_to_vec();
         let mut encodings = Vec::new();
         for_each_message(&frame, |bytes, _| encodings.push(bytes.to_vec())).unwrap();
         assert_eq!(encodings, [message.encode_to_vec()]);

@@ -125,7 +125,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Removes all that is known of a key that is gone.
     pub fn remove(&mut self, key: &K) {
-        if self.keys.remove(key).is_some_and(|state| state.lane.is_some()) {
+        if self
+            .keys
+            .remove(key)
+            .is_some_and(|state| state.lane.is_some())
+        {
             self.ready -= 1;
             self.normal.retain(|waiting| waiting != key);
             self.slow.retain(|waiting| waiting != key);

@@ -12,11 +12,11 @@ use std::time::Duration;
 use serving::config;
 use serving::{RevisionId, UnixTime};
 
+use crate::plan::ScaleTarget;
 use crate::pod_autoscaler::{
     Metric, MetricSpec, MetricStatus, PodAutoscaler, PodAutoscalerStatus, ScaleTargetRef,
     ServerlessService, ServerlessServiceSpec,
 };
-use crate::plan::ScaleTarget;
 use crate::pods::Pod;
 
 /// Recommended capacity of the channel of updates.

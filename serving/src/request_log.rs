@@ -65,9 +65,9 @@ pub struct LogInput<'a> {
     pub remote_addr: &'a str,
     /// `.Request.TLS` is set.
     pub tls: bool,
-    /// `.Response.Code`.
+    /// `.Response.Code`: 200 for an upgraded connection, 500 when handling the request panicked.
     pub code: u16,
-    /// `.Response.Size`: bytes of the response body.
+    /// `.Response.Size`: bytes of the response body, 0 when handling the request panicked.
     pub size: u64,
     /// `.Response.Latency`, shown in seconds.
     pub latency: Duration,

@@ -212,7 +212,11 @@ async fn read(response: Response<Incoming>) -> Result<(Stat, bool), PodScrapeErr
     if !response.status().is_success() {
         return Err(PodScrapeError::Status(response.status()));
     }
-    if response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes) != Some(PROTOBUF.as_bytes())
+    if response
+        .headers()
+        .get(CONTENT_TYPE)
+        .map(HeaderValue::as_bytes)
+        != Some(PROTOBUF.as_bytes())
     {
         return Err(PodScrapeError::ContentType);
     }
@@ -220,7 +224,10 @@ async fn read(response: Response<Incoming>) -> Result<(Stat, bool), PodScrapeErr
     let mut bytes = Bytes::new();
     let mut whole = false;
     while bytes.len() <= MAX_SCRAPE_BYTES {
-        match next_data(&mut body).await.map_err(PodScrapeError::Exchange)? {
+        match next_data(&mut body)
+            .await
+            .map_err(PodScrapeError::Exchange)?
+        {
             // One piece is the rule, and costs no copy.
             Some(data) if bytes.is_empty() => bytes = data,
             Some(data) => bytes = [bytes, data].concat().into(),

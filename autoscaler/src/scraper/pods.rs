@@ -194,11 +194,7 @@ async fn scrape_only(
     }
 }
 
-async fn attempt(
-    address: SocketAddr,
-    kept: Option<Box<Connection>>,
-    heading: &Heading,
-) -> Attempt {
+async fn attempt(address: SocketAddr, kept: Option<Box<Connection>>, heading: &Heading) -> Attempt {
     let (result, connection) = client::scrape(kept, address, heading).await;
     (address, result, connection)
 }

@@ -46,8 +46,9 @@ enum AttemptError {
 pub(super) async fn scrape(target: Target<'_>) -> Result<Sample, ScrapeError> {
     let sample = sample_size(target.population);
     let seen = Mutex::new(Seen::default());
-    let mut workers: FuturesUnordered<_> =
-        (0..sample).map(|_| worker(&target, &seen, sample)).collect();
+    let mut workers: FuturesUnordered<_> = (0..sample)
+        .map(|_| worker(&target, &seen, sample))
+        .collect();
     let mut error = None;
     while let Some(result) = workers.next().await {
         if let Err(first) = result {
@@ -68,11 +69,7 @@ pub(super) async fn scrape(target: Target<'_>) -> Result<Sample, ScrapeError> {
 }
 
 /// Ends with the first old pod, or when young ones alone are enough.
-async fn worker(
-    target: &Target<'_>,
-    seen: &Mutex<Seen>,
-    sample: u32,
-) -> Result<(), AttemptError> {
+async fn worker(target: &Target<'_>, seen: &Mutex<Seen>, sample: u32) -> Result<(), AttemptError> {
     let mut attempts = 0;
     loop {
         attempts += 1;

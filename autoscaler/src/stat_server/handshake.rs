@@ -44,7 +44,10 @@ pub(super) fn answer(
     {
         let bucket = host.split('.').next().unwrap_or_default();
         if !owns(bucket) {
-            tracing::warn!(bucket, "refusing a WebSocket for a bucket of another replica");
+            tracing::warn!(
+                bucket,
+                "refusing a WebSocket for a bucket of another replica"
+            );
             return Answer::Ok;
         }
     }
@@ -90,7 +93,11 @@ fn is_same_origin(headers: &HeaderMap, host: &str) -> bool {
     };
     let origin = String::from_utf8_lossy(origin.as_bytes());
     let authority: Cow<'_, str> = match origin.parse::<Uri>() {
-        Ok(uri) => uri.authority().map_or("", |authority| authority.as_str()).to_owned().into(),
+        Ok(uri) => uri
+            .authority()
+            .map_or("", |authority| authority.as_str())
+            .to_owned()
+            .into(),
         Err(_) => return false,
     };
     authority.eq_ignore_ascii_case(host)
@@ -179,7 +186,10 @@ mod tests {
     #[test]
     fn a_handshake_is_accepted() {
         check(&[], &upgraded());
-        check(&[("origin", "http://AUTOSCALER.knative-serving.svc:8080")], &upgraded());
+        check(
+            &[("origin", "http://AUTOSCALER.knative-serving.svc:8080")],
+            &upgraded(),
+        );
         check(&[("host", "10.0.0.1:8080")], &upgraded());
     }
 
@@ -188,15 +198,30 @@ mod tests {
         let refuse = Answer::Refuse;
         check(&[("connection", "close")], &refuse(StatusCode::BAD_REQUEST));
         check(&[("upgrade", "h2c")], &refuse(StatusCode::UPGRADE_REQUIRED));
-        check(&[("sec-websocket-version", "12")], &refuse(StatusCode::BAD_REQUEST));
-        check(&[("sec-websocket-key", "short")], &refuse(StatusCode::BAD_REQUEST));
-        check(&[("origin", "http://elsewhere")], &refuse(StatusCode::FORBIDDEN));
+        check(
+            &[("sec-websocket-version", "12")],
+            &refuse(StatusCode::BAD_REQUEST),
+        );
+        check(
+            &[("sec-websocket-key", "short")],
+            &refuse(StatusCode::BAD_REQUEST),
+        );
+        check(
+            &[("origin", "http://elsewhere")],
+            &refuse(StatusCode::FORBIDDEN),
+        );
     }
 
     #[test]
     fn the_kubelet_is_answered_before_all_rules() {
-        check(&[("user-agent", "kube-probe/1.34"), ("connection", "close")], &Answer::Ok);
-        check(&[("k-kubelet-probe", "queue"), ("upgrade", "x")], &Answer::Ok);
+        check(
+            &[("user-agent", "kube-probe/1.34"), ("connection", "close")],
+            &Answer::Ok,
+        );
+        check(
+            &[("k-kubelet-probe", "queue"), ("upgrade", "x")],
+            &Answer::Ok,
+        );
     }
 
     /// Covers upstream's `TestServerNotBucketHost` and `TestServerNotOwnForBucketHost`.
@@ -204,7 +229,10 @@ mod tests {
     fn buckets_of_others_are_not_upgraded() {
         let own = "autoscaler-bucket-00-of-02.knative-serving.svc.cluster.local:8080";
         check(&[("host", own)], &upgraded());
-        check(&[("host", "autoscaler-bucket-01-of-02.knative-serving.svc")], &Answer::Ok);
+        check(
+            &[("host", "autoscaler-bucket-01-of-02.knative-serving.svc")],
+            &Answer::Ok,
+        );
         check(&[("host", "autoscaler-bucket-00-of-02:8080")], &Answer::Ok);
         check(&[("host", "autoscaler-bucket")], &Answer::Ok);
     }

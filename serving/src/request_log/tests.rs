@@ -249,6 +249,17 @@ fn bytes_that_are_no_text_stay_in_direct_lines() {
     assert_eq!(out, b"a\xff\\u003D\n");
 }
 
+#[test]
+fn loops_have_a_limit() {
+    check("{{range 10000}}{{end}}done", "done");
+    let failed = line(
+        "{{range 100}}{{range 100}}{{end}}{{end}}",
+        &input(&headers()),
+    );
+    assert!(failed.starts_with("Invalid request log template"));
+    assert_eq!(MAX_ITERATIONS, 10_000);
+}
+
 /// Whatever the template, it is rejected or makes exactly one piece of output within the limit.
 #[test]
 fn mutated_templates_never_panic() {
