@@ -62,7 +62,10 @@ fn a_capable_activator_learns_that_nothing_was_started() {
         let (release, app) = holding().await;
         let sidecar = Sidecar::start(
             app.address,
-            &[("CONTAINER_CONCURRENCY", "1"), ("PILOTLIGHT_QUEUE_DEPTH", "2")],
+            &[
+                ("CONTAINER_CONCURRENCY", "1"),
+                ("PILOTLIGHT_QUEUE_DEPTH", "2"),
+            ],
         )
         .await;
         let held = occupy(&sidecar, 3).await;
@@ -180,14 +183,20 @@ fn a_waiter_that_reaches_the_revision_timeout_gets_its_504() {
         let (release, app) = holding().await;
         let sidecar = Sidecar::start(
             app.address,
-            &[("CONTAINER_CONCURRENCY", "1"), ("REVISION_TIMEOUT_SECONDS", "1")],
+            &[
+                ("CONTAINER_CONCURRENCY", "1"),
+                ("REVISION_TIMEOUT_SECONDS", "1"),
+            ],
         )
         .await;
         let started = tokio::time::Instant::now();
         let held = occupy(&sidecar, 3).await;
         for held in held {
             let answer = held.await.expect("no panic");
-            assert_eq!((answer.status, answer.body.as_str()), (504, "request timeout"));
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (504, "request timeout")
+            );
         }
         assert!(tokio::time::Instant::now() - started >= Duration::from_secs(1));
         let handle = sidecar.handle.clone();

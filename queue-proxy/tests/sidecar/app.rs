@@ -169,7 +169,10 @@ pub(crate) fn text(text: impl Into<Bytes>) -> Response<AppBody> {
 }
 
 /// A body that is fed as the test goes; dropping the sender ends it, an error breaks it.
-pub(crate) fn stream() -> (mpsc::Sender<Result<&'static str, Broken>>, Response<AppBody>) {
+pub(crate) fn stream() -> (
+    mpsc::Sender<Result<&'static str, Broken>>,
+    Response<AppBody>,
+) {
     let (sender, mut receiver) = mpsc::channel::<Result<&'static str, Broken>>(16);
     let frames = futures_util::stream::poll_fn(move |context| {
         receiver.poll_recv(context).map(|item| {

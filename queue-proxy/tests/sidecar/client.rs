@@ -79,7 +79,9 @@ fn unchunk(mut rest: &str) -> (String, bool) {
 pub(crate) async fn get(address: SocketAddr, path: &str, headers: &str) -> Raw {
     send(
         address,
-        &format!("GET {path} HTTP/1.1\r\nHost: hello.example.com\r\nConnection: close\r\n{headers}\r\n"),
+        &format!(
+            "GET {path} HTTP/1.1\r\nHost: hello.example.com\r\nConnection: close\r\n{headers}\r\n"
+        ),
     )
     .await
 }

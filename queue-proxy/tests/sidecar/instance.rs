@@ -59,7 +59,10 @@ pub(crate) fn environment(app: SocketAddr, changes: &[(&str, &str)]) -> BTreeMap
         ("ENABLE_HTTP2_AUTO_DETECTION", "false"),
         ("ENABLE_HTTP_FULL_DUPLEX", "false"),
         ("ENABLE_MULTI_CONTAINER_PROBES", "false"),
-        ("OBSERVABILITY_CONFIG", r#"{"requestMetrics":{"protocol":"prometheus"}}"#),
+        (
+            "OBSERVABILITY_CONFIG",
+            r#"{"requestMetrics":{"protocol":"prometheus"}}"#,
+        ),
         ("QUEUE_PROXY_TLS_CIPHER_SUITES", ""),
         ("QUEUE_PROXY_TLS_MIN_VERSION", ""),
         ("QUEUE_SERVING_PORT", "8012"),
@@ -102,7 +105,8 @@ impl Sidecar {
         let environment = environment(app, changes);
         let mut config = Config::from_environment(&environment).expect("valid");
         configure(&mut config);
-        let [data, admin, stats, user_metrics] = [bind().await, bind().await, bind().await, bind().await];
+        let [data, admin, stats, user_metrics] =
+            [bind().await, bind().await, bind().await, bind().await];
         let address = |socket: &TcpListener| socket.local_addr().expect("bound");
         let (shutdown, told) = oneshot::channel();
         let proxy = QueueProxy::new(config).expect("starts");

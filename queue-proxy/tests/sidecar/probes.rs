@@ -38,7 +38,12 @@ fn row_3_a_probe_for_the_queue_from_an_unknown_agent_is_an_ordinary_request() {
     run(async {
         let app = App::ok().await;
         let sidecar = Sidecar::start(app.address, &[]).await;
-        let answer = get(sidecar.data, "/x", "User-Agent: curl\r\nK-Network-Probe: queue\r\n").await;
+        let answer = get(
+            sidecar.data,
+            "/x",
+            "User-Agent: curl\r\nK-Network-Probe: queue\r\n",
+        )
+        .await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
         let seen = app.last();
         assert_eq!(seen.target, "/x");
@@ -128,8 +133,7 @@ fn options_of_the_server_itself_never_reaches_the_app() {
         let app = App::ok().await;
         let sidecar = Sidecar::start(app.address, &[]).await;
         for address in [sidecar.data, sidecar.admin] {
-            let request =
-                "OPTIONS * HTTP/1.1\r\nHost: a\r\nUser-Agent: kube-probe/1\r\nConnection: close\r\n\r\n";
+            let request = "OPTIONS * HTTP/1.1\r\nHost: a\r\nUser-Agent: kube-probe/1\r\nConnection: close\r\n\r\n";
             let answer = send(address, request).await;
             assert_eq!((answer.status, answer.body.as_str()), (200, ""));
         }

@@ -65,11 +65,16 @@ fn row_13_waiting_and_refused_requests_count() {
         .await;
         let sidecar = Sidecar::start(
             app.address,
-            &[("CONTAINER_CONCURRENCY", "1"), ("PILOTLIGHT_QUEUE_DEPTH", "1")],
+            &[
+                ("CONTAINER_CONCURRENCY", "1"),
+                ("PILOTLIGHT_QUEUE_DEPTH", "1"),
+            ],
         )
         .await;
         let held: Vec<_> = (0..2)
-            .map(|_| tokio::task::spawn_local(get(sidecar.data, "/", "K-Proxy-Request: activator\r\n")))
+            .map(|_| {
+                tokio::task::spawn_local(get(sidecar.data, "/", "K-Proxy-Request: activator\r\n"))
+            })
             .collect();
         let handle = sidecar.handle.clone();
         eventually("one executes and one waits", || handle.load() == (1, 1)).await;
@@ -96,7 +101,8 @@ fn the_statistics_port_answers_any_method_on_one_path() {
     run(async {
         let app = App::ok().await;
         let sidecar = Sidecar::start(app.address, &[]).await;
-        let post = "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let post =
+            "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         assert_eq!(send(sidecar.stats, post).await.status, 200);
         assert_eq!(get(sidecar.stats, "/metrics/", "").await.status, 404);
         let redirect = get(sidecar.stats, "/x/../metrics", "").await;
@@ -140,7 +146,8 @@ fn user_metrics_tell_requests_apart_by_status() {
             assert!(line.ends_with(" 1"), "{line}");
         }
         assert!(scraped.body.contains("kn_serving_queue_depth{"));
-        let post = "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let post =
+            "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         let refused = send(sidecar.user_metrics, post).await;
         assert_eq!(refused.status, 405);
         assert_eq!(refused.header("allow"), Some("GET, HEAD"));
