@@ -177,3 +177,52 @@ fn scaling_annotations_belong_on_the_template() {
          autoscaling annotations must be put under \"spec.template.metadata.annotations\" to work"
     );
 }
+
+/// Lines of `key=value`; a number stands for one of the spellings we know.
+fn mutated_annotations_hold(input: &[u8]) {
+    let spellings: Vec<_> = ALL
+        .iter()
+        .flat_map(|key| std::iter::once(key.name).chain(key.legacy))
+        .collect();
+    let given: Annotations = String::from_utf8_lossy(input)
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| {
+            let index: usize = key.parse().unwrap_or_default();
+            let key = spellings[index % spellings.len()];
+            (key.to_owned(), value.to_owned())
+        })
+        .collect();
+    for key in ALL {
+        let readable = key.int(&given).is_some()
+            || key.float(&given).is_some()
+            || key.duration(&given).is_some();
+        assert!(key.get(&given).is_some() || !readable);
+    }
+    match validate(&Autoscaler::default(), &given) {
+        Ok(()) => {
+            let min = MIN_SCALE.int(&given).unwrap_or(0);
+            let max = MAX_SCALE.int(&given).unwrap_or(0);
+            assert!(min >= 0 && (max == 0 || min <= max));
+            if let Some((_, value)) = WINDOW.find(&given) {
+                let nanos = WINDOW.duration(&given).expect(value);
+                assert!((6_000_000_000..=3_600_000_000_000).contains(&nanos));
+            }
+        }
+        Err(errors) => {
+            assert!(!errors.to_list().is_empty());
+            assert!(!errors.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn whatever_annotations_say_validation_and_reading_agree() {
+    let seeds: [&[u8]; 4] = [
+        b"0=kpa.autoscaling.knative.dev\n1=rps\n2=0.5\n3=70\n5=-1",
+        b"7=1\n8=2\n9=5\n10=6\n11=0\n13=2\n14=1m0s",
+        b"15=10\n16=11\n17=200\n19=15m\n20=90s",
+        b"21=1h\n23=weightedExponential\n25=600s",
+    ];
+    crate::fuzz::mutate(&seeds, 3000, mutated_annotations_hold);
+}

@@ -280,6 +280,10 @@ impl Autoscaler {
         }
     }
 
+    #[allow(
+        clippy::manual_range_contains,
+        reason = "a NaN lies in no range, yet it passes both comparisons"
+    )]
     fn validate_windows(&self, durations: &RawDurations, reader: &mut Reader<'_>) {
         let stable_window = durations.stable_window;
         let (shortest, longest) = (duration_from_std(WINDOW_MIN), duration_from_std(WINDOW_MAX));

@@ -342,3 +342,109 @@ fn observability_sections_report_their_problems_in_order() {
     assert!(complaints[4].starts_with("template: requestLog:1: "));
     assert_eq!(complaints.len(), 5);
 }
+
+const KEYS: &[&str] = &[
+    "stable-window",
+    "min-scale",
+    "max-scale",
+    "max-scale-limit",
+    "initial-scale",
+    "scale-down-delay",
+    "scale-to-zero-grace-period",
+    "container-concurrency-target-percentage",
+    "target-burst-capacity",
+    "panic-window-percentage",
+    "max-scale-up-rate",
+    "enable-scale-to-zero",
+    "buckets",
+    "lease-duration",
+    "queue-sidecar-image",
+    "progress-deadline",
+    "queue-sidecar-cpu-limit",
+    "metrics-protocol",
+    "metrics-endpoint",
+    "metrics-export-interval",
+    "tracing-sampling-rate",
+    "logging.request-log-template",
+    "domain-template",
+    "rollout-duration",
+    "system-internal-tls",
+    "loglevel.activator",
+    "zap-logger-config",
+];
+
+/// Lines of `key=value`; a number stands for one of the keys above.
+fn mutated_configs_hold(input: &[u8]) {
+    let data: Data = String::from_utf8_lossy(input)
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| {
+            let key = match key.parse::<usize>() {
+                Ok(index) => KEYS[index % KEYS.len()],
+                Err(_) => key,
+            };
+            (key.to_owned(), value.to_owned())
+        })
+        .collect();
+    if let Ok(config) = Autoscaler::parse(&data) {
+        assert!(config.stable_window >= crate::annotation::WINDOW_MIN);
+        assert!(config.stable_window <= crate::annotation::WINDOW_MAX);
+        assert!(!config.scale_to_zero_grace_period.is_zero());
+        assert!(config.max_scale == 0 || config.min_scale <= config.max_scale);
+    }
+    if let Ok(config) = Deployment::parse(&data) {
+        assert!(!config.queue_sidecar_image.is_empty());
+        assert_eq!(config.progress_deadline.subsec_nanos(), 0);
+    }
+    if let Ok(config) = Observability::parse(&data)
+        && !config.request_log_template.is_empty()
+        && config.tracing.sampling_rate.is_finite()
+    {
+        let read = Observability::from_json(&config.to_json());
+        assert_eq!(read.expect("own JSON"), config);
+    }
+    if let Ok(config) = LeaderElection::parse(&data)
+        && let Ok(timing) = config.timing()
+    {
+        assert!(timing.lease_duration > timing.renew_deadline);
+        assert!(timing.renew_deadline > timing.retry_period);
+    }
+    if let Ok(config) = Logging::parse(&data) {
+        assert!(config.level("activator") >= config.levels.get("activator").copied());
+    }
+    if let Err(error) = Network::parse(&data) {
+        assert!(error.problems().all(|problem| !problem.is_empty()));
+    }
+}
+
+#[test]
+fn whatever_a_config_map_says_an_accepted_one_keeps_the_rules() {
+    let seeds: [&[u8]; 5] = [
+        b"0=60s\n1=0\n2=0\n3=0\n4=1\n5=0s\n6=30s\n7=70\n8=-1\n9=10\n10=1000\n11=true",
+        b"12=10\n13=60s\n14=image\n15=600s\n16=100m",
+        b"17=grpc\n18=http://collector:4317\n19=1m\n20=0.1",
+        b"21={{if .Request}}{{js .Request.URL}}{{end}}\n22={{.Name}}.{{.Domain}}\n23=0\n24=Enabled",
+        b"25=debug\n26={\"level\":\"info\"}",
+    ];
+    crate::fuzz::mutate(&seeds, 2000, mutated_configs_hold);
+}
+
+/// Reading what was written gives the same again, whatever was read first.
+fn mutated_json_holds(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Ok(config) = Observability::from_json(&text) {
+        let written = config.to_json();
+        let again = Observability::from_json(&written).expect("own JSON");
+        assert_eq!(Observability::from_json(&again.to_json()).ok(), Some(again));
+    }
+}
+
+#[test]
+fn whatever_the_json_says_it_can_be_written_again() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"tracing":{"protocol":"none","samplingRate":0.5},"metrics":{}}"#,
+        br#"{"runtime":{"profiling":"enabled","exportInterval":15},"requestMetrics":null}"#,
+        br#"{"enableRequestLog":true,"requestLogTemplate":"\u003c{{.Request.Method}}"}"#,
+    ];
+    crate::fuzz::mutate(&seeds, 3000, mutated_json_holds);
+}

@@ -237,8 +237,13 @@ fn floats_are_printed_like_go() {
         (0.01, "0.01"),
         (0.0001, "0.0001"),
         (0.000_012_5, "1.25e-05"),
-        (1e20, "100000000000000000000"),
-        (1e21, "1e+21"),
+        (999_999.0, "999999"),
+        (123_456.789, "123456.789"),
+        (1e6, "1e+06"),
+        (5_276_320.0, "5.27632e+06"),
+        (1e20, "1e+20"),
+        // Halfway between two shortest forms.
+        (922_421_166_887_033.25, "9.224211668870332e+14"),
         (1.5e300, "1.5e+300"),
         (f64::INFINITY, "+Inf"),
         (f64::NEG_INFINITY, "-Inf"),
@@ -322,5 +327,93 @@ proptest! {
         let in_range = i32::try_from(value).is_ok();
         prop_assert_eq!(parse_int(&value.to_string(), 32).is_ok(), in_range);
         prop_assert_eq!(parse_int_any_base(&format!("{value}"), 64), Ok(value));
+    }
+}
+
+fn durations_hold(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    match parse_duration(&text) {
+        Ok(nanos) => assert_eq!(parse_duration(&format_duration(nanos)), Ok(nanos)),
+        Err(error) => assert!(error.to_string().is_ascii()),
+    }
+}
+
+fn numbers_hold(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    match parse_float(&text) {
+        Ok(value) => {
+            let again = parse_float(&format_float(value)).expect("a printed float");
+            assert!(again == value || again.is_nan() && value.is_nan());
+        }
+        Err(error) => assert_eq!(error.function, "ParseFloat"),
+    }
+    let wide = parse_int(&text, 64);
+    if let Ok(narrow) = parse_int(&text, 32) {
+        assert_eq!(wide, Ok(narrow));
+        // Integers are floats too, if not always exactly.
+        assert!(parse_float(&text).is_ok());
+    }
+    let digits = text.trim_start_matches(['+', '-']);
+    if wide.is_ok() && !digits.starts_with('0') {
+        assert_eq!(parse_int_any_base(&text, 64), wide);
+    }
+}
+
+fn quoting_holds(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let quoted = quote(&text);
+    assert!(quoted.len() >= text.len() + 2);
+    assert!(!quoted.chars().any(char::is_control));
+    assert!(!escape_html(&text).contains(['<', '>', '"', '\'']));
+}
+
+#[test]
+fn mutated_durations_hold() {
+    let seeds: [&[u8]; 6] = [
+        b"1h15m30.918s",
+        b"-9223372036854775808ns",
+        b"0.9223372036854775807h",
+        "12\u{b5}s".as_bytes(),
+        b".5ms",
+        b"0",
+    ];
+    crate::fuzz::mutate(&seeds, 6000, durations_hold);
+}
+
+#[test]
+fn mutated_numbers_hold() {
+    let seeds: [&[u8]; 7] = [
+        b"-1_2.5_0e+1_2",
+        b"0x1.fffffffffffff8p1023",
+        b"0x_1p-1074",
+        b"infinity",
+        b"2147483648",
+        b"0.1e-400",
+        b"NaN",
+    ];
+    crate::fuzz::mutate(&seeds, 6000, numbers_hold);
+}
+
+#[test]
+fn mutated_text_is_quoted() {
+    let seed = "a\"b\\c\n\u{7f}\u{feff}\u{301}\u{10ffff}<&'>";
+    crate::fuzz::mutate(&[b"plain", seed.as_bytes()], 3000, quoting_holds);
+}
+
+/// No parser takes more than a few passes over its input: a quadratic one would not end here.
+#[test]
+fn a_megabyte_of_digits_is_no_trouble() {
+    let digits = "7".repeat(1 << 20);
+    for text in [
+        digits.clone(),
+        format!("0.{digits}"),
+        format!("1e{digits}"),
+        format!("0x{digits}p1"),
+        format!("0.{digits}s"),
+        "1_".repeat(1 << 19),
+        "1h".repeat(1 << 19),
+    ] {
+        durations_hold(text.as_bytes());
+        numbers_hold(text.as_bytes());
     }
 }
