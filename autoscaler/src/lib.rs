@@ -28,7 +28,15 @@ pub mod timers;
 pub mod window;
 pub mod work_queue;
 
+// How the driver and its platform meet.
+pub mod world;
+
 // Shells.
+mod activator_probe;
+pub mod driver;
+mod http_client;
+pub mod metrics;
 pub mod scraper;
 pub mod stat_server;
-pub mod world;
+
+pub use driver::{Autoscaler, Handle, Options, World};

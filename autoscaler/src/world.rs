@@ -2,9 +2,14 @@
 //! leaves as [`Action`]s on another. `kubernetes` watches and patches an API server, `local` keeps
 //! objects in memory and starts processes; the driver cannot tell them apart.
 //!
-//! The platform must keep receiving actions while it sends updates, or the other way round: the
-//! driver itself never waits for room in the channel of actions before it takes the next update.
+//! Actions come in batches, one per reconcile. A platform carries out a batch in order and stops at
+//! the first action that fails, which it reports with [`Update::Failed`]; batches of one revision it
+//! keeps in order, those of different revisions it may carry out in any.
+//!
+//! The driver never waits for room in the channel of actions before it takes the next update, so a
+//! platform may wait for room in the channel of updates while it carries out actions.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +31,15 @@ pub const ACTIONS_CAPACITY: usize = 1024;
 
 /// Something that happened in the world. Each carries the whole present state of its object, so a
 /// lost intermediate state loses nothing. Objects may come in any order.
+///
+/// A platform echoes what actions changed: a new ServerlessService spec, new replicas. Until it does,
+/// for at most half a minute, the driver goes on as if they had changed.
 #[derive(Clone, Debug)]
 pub enum Update {
     /// The configuration at start, or a changed one. Nothing is reconciled before the first.
     Config(Arc<ClusterConfig>),
-    /// A PodAutoscaler of class KPA was created or changed. Its status counts only while the driver
-    /// has none of its own in flight.
+    /// A PodAutoscaler of class KPA was created or changed. A platform that keeps objects itself puts
+    /// in the last status that [`Action::Status`] asked for.
     PodAutoscaler(Box<PodAutoscaler>),
     /// A PodAutoscaler is gone: decider, collection and gauges of the revision go with it.
     PodAutoscalerDeleted(RevisionId),
@@ -43,7 +51,7 @@ pub enum Update {
     ScaleTarget(RevisionId, Option<ScaleTarget>),
     /// The Metric of the revision, or its absence. A platform without Metric objects never sends
     /// it: the driver collects what its own [`Action::Metric`] asks for.
-    Metric(RevisionId, Option<Box<Metric>>),
+    Metric(RevisionId, Option<Box<MetricObject>>),
     /// An action could not be carried out; the revision is reconciled again after a back-off.
     Failed(RevisionId, Failure),
     /// Which revisions this replica is to reconcile has changed.
@@ -68,8 +76,22 @@ pub struct RevisionPod {
     pub stats: Option<SocketAddr>,
 }
 
-/// What the driver asks of its platform. All about one revision; a platform may carry out actions of
-/// different revisions in any order and must keep those of one revision in order.
+/// A Metric object with what the pure modules do not look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricObject {
+    /// Owner and spec.
+    pub metric: Metric,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The aggregation is read from here when collection begins.
+    pub annotations: BTreeMap<String, String>,
+    /// Names the revision whose pods are scraped.
+    pub labels: BTreeMap<String, String>,
+    /// The status as last written.
+    pub status: MetricStatus,
+}
+
+/// What the driver asks of its platform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Patch `/scale` of the target to `replicas`.
