@@ -5,7 +5,7 @@
 //! order of steps is upstream's (`cmd/activator/main.go`); each step says where it differs.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
 use serving::forward::{self, Forwarded};
 use serving::header;
+use serving::pool::Upstream;
 use serving::server::{Connection, Handler};
 use serving::stat::StatBatch;
 use serving::upgrade::Tunnels;
@@ -30,6 +31,7 @@ use crate::http_metrics::Facts;
 use crate::metrics::Metrics;
 use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
+use crate::private_service::private_host;
 use crate::probe_handler;
 use crate::revision_lookup::Named;
 use crate::revision_throttler::{Acquire, QueueBudget, RevisionThrottler};
@@ -116,9 +118,9 @@ impl Activator {
         };
         let arrived = Instant::now();
         let facts = Facts::of(&request, connection.is_tls());
-        let deadline = connection.deadline(&entry.timeouts());
+        let deadline = connection.deadline_at(&entry.timeouts(), arrived);
         let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
-        let work = shared.proxy(&entry, request, connection.peer().ip());
+        let work = shared.proxy(&entry, request, connection);
         let result = match deadline.limit(work).await {
             Ok(result) => result,
             Err(expired) => Err(Failure::Expired(expired)),
@@ -148,7 +150,7 @@ impl Activator {
                 tracing::debug!(revision = %entry.revision.id, reason = failure.reason(), "request failed");
                 let response = error::response(&failure, ());
                 let exchange = exchange(None, response.status());
-                response.map(|body| body.map_guard(|()| Some(exchange)))
+                response.map(|body| body.map_guard(|_| Some(exchange)))
             }
         }
     }
@@ -247,23 +249,24 @@ impl Shared {
         &self,
         entry: &Arc<Entry>,
         request: Request<Incoming>,
-        peer: IpAddr,
+        connection: &Connection,
     ) -> Result<(Forwarded, Slot), Failure> {
         let throttler = &entry.throttler;
-        let mut request = Some(self.prepare(request, peer));
+        let mut request = Some(self.prepare(request, connection));
         let mut acquire = throttler.acquire();
         let mut redispatches = 0;
         let mut connects = 0;
         loop {
             let slot = wait(entry, acquire).await?;
             let tracker = slot.permit().tracker();
-            let sent = request.take().expect("kept, or the loop has ended");
+            let upstream = self.upstreams.get(tracker.dest());
+            let mut sent = request.take().expect("kept, or the loop has ended");
+            self.address(entry, &mut sent, &upstream);
             let spare = match entry.revision.container_concurrency {
                 // Without a limit a queue-proxy is never full.
                 0 => None,
                 _ => spare(&sent),
             };
-            let upstream = self.upstreams.get(tracker.dest());
             match forward::exchange(&upstream, sent).await {
                 Ok(mut forwarded) => {
                     let headers = forwarded.response.headers_mut();
@@ -301,7 +304,7 @@ impl Shared {
     }
 
     /// What a queue-proxy expects of an activator, and the rewriting of any proxy.
-    fn prepare(&self, mut request: Request<Incoming>, peer: IpAddr) -> Request<Body> {
+    fn prepare(&self, mut request: Request<Incoming>, connection: &Connection) -> Request<Body> {
         let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()))
             .unwrap_or_else(|_| HeaderValue::from_static(""));
         let headers = request.headers_mut();
@@ -313,7 +316,24 @@ impl Shared {
         headers.insert(&CAPABILITY, HeaderValue::from_static("1"));
         headers.remove(&header::REVISION_NAME);
         headers.remove(&header::REVISION_NAMESPACE);
-        forward::prepare_request(request, peer)
+        forward::prepare_request(request, connection)
+    }
+
+    /// The Host is the destination's, or the private Service's where a mesh has to pass the request
+    /// on to the pod.
+    fn address(&self, entry: &Entry, request: &mut Request<Body>, upstream: &Upstream) {
+        let passthrough = self.options.probe.mesh_pod_addressability;
+        let private = passthrough
+            .then(|| private_host(&entry.revision.id))
+            .flatten();
+        if private.is_some() {
+            let passes = HeaderValue::from_static("true");
+            request
+                .headers_mut()
+                .insert(&header::PASSTHROUGH_LOAD_BALANCING, passes);
+        }
+        let host = private.unwrap_or_else(|| upstream.host().clone());
+        forward::set_host(request, host);
     }
 
     fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use serving::RevisionId;
 use serving::stat::StatBatch;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,7 +21,7 @@ use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
 use crate::http_metrics::RevisionHttpMetrics;
 use crate::pod_tracker::PodTracker;
-use crate::private_service::private_service;
+use crate::private_service::private_host;
 use crate::prober::{self, MAX_CONCURRENT_PROBES};
 use crate::revision_throttler::RevisionThrottler;
 use crate::stat_sink::StatConnection;
@@ -395,10 +394,4 @@ fn destinations(backends: Option<&Backends>) -> BTreeSet<SocketAddr> {
 
 fn relabelled(old: &Revision, new: &Revision) -> bool {
     old.service != new.service || old.configuration != new.configuration
-}
-
-/// `<private service>.<namespace>`.
-fn private_host(id: &RevisionId) -> Option<HeaderValue> {
-    let service = private_service(&id.name);
-    HeaderValue::from_str(&format!("{service}.{}", id.namespace)).ok()
 }

@@ -44,7 +44,6 @@ impl Failure {
             Self::Forward(error) => match error.fault() {
                 Fault::Upstream => "connection broken",
                 Fault::Downstream => "client left",
-                Fault::Internal => "internal",
             },
             Self::Expired(Expired::Total) => "timeout",
             Self::Expired(Expired::ResponseStart) => "response start timeout",

@@ -83,3 +83,6 @@ pub fn new(
     let driver = Driver::new(Rc::clone(&shared), updates, notices_received, connection);
     (Activator::new(shared), driver)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@
 
 use std::fmt::Write;
 
+use http::HeaderValue;
 use md5::{Digest, Md5};
+use serving::RevisionId;
 
 /// The longest name Kubernetes takes for a Service.
 const LONGEST: usize = 63;
@@ -24,6 +26,12 @@ pub fn private_service(revision: &str) -> String {
         let _ = write!(name, "{byte:02x}");
     }
     name + SUFFIX
+}
+
+/// The Host by which a mesh knows a revision's pods: `<private service>.<namespace>`.
+pub fn private_host(revision: &RevisionId) -> Option<HeaderValue> {
+    let service = private_service(&revision.name);
+    HeaderValue::from_str(&format!("{service}.{}", revision.namespace)).ok()
 }
 
 #[cfg(test)]

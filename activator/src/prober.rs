@@ -55,7 +55,7 @@ async fn ask(upstream: &Rc<Upstream>, passthrough: Option<HeaderValue>) -> Answe
         }
     };
     let status = response.status();
-    let body = Limited::new(response.into_body().into_incoming(), MAX_BODY);
+    let body = Limited::new(response.into_body(), MAX_BODY);
     let body = body.collect().await.map(|body| body.to_bytes());
     match status {
         StatusCode::OK if body.is_ok_and(|body| body == header::QUEUE_NAME) => Answer::Pass,
@@ -68,8 +68,7 @@ fn request(upstream: &Upstream, passthrough: Option<HeaderValue>) -> Request<Bod
     let mut request = Request::new(Body::empty(()));
     *request.uri_mut() = http::Uri::from_static(PATH);
     let headers = request.headers_mut();
-    let address = upstream.address().to_string();
-    let host = HeaderValue::from_str(&address).expect("an address is visible ASCII");
+    let host = upstream.host().clone();
     headers.insert(&header::PROBE, HeaderValue::from_static(header::QUEUE_NAME));
     headers.insert(
         http_header::USER_AGENT,

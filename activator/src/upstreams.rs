@@ -64,9 +64,4 @@ impl Upstreams {
             known.remove(&dest);
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.known.borrow().len()
-    }
 }
