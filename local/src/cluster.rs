@@ -242,8 +242,10 @@ impl Cluster {
                 let wanted = u32::try_from(replicas).unwrap_or(0);
                 let before = revision.wanted.replace(wanted);
                 if before != wanted {
-                    self.console
-                        .say(format_args!("{} scales from {before} to {wanted}", revision.id.name));
+                    self.console.say(format_args!(
+                        "{} scales from {before} to {wanted}",
+                        revision.id.name
+                    ));
                 }
                 self.mark(&revision, |changed| changed.scale_target = true);
                 self.scale(&revision);
@@ -334,8 +336,10 @@ impl Cluster {
         let (replica, seed): (Replica, Seed) = match made {
             Ok(made) => made,
             Err(error) => {
-                self.console
-                    .complain(format_args!("{}: no further replica: {error}", revision.id.name));
+                self.console.complain(format_args!(
+                    "{}: no further replica: {error}",
+                    revision.id.name
+                ));
                 self.not_ready_because(revision, error);
                 return;
             }
@@ -438,7 +442,12 @@ impl Cluster {
 
     /// A replica's app is not ready, for a reason.
     pub fn not_ready_because(&self, revision: &Revision, reason: String) {
-        if revision.trouble.borrow().as_ref().is_some_and(|known| known.refuses) {
+        if revision
+            .trouble
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| known.refuses)
+        {
             return;
         }
         revision.set_trouble(Some(Trouble {

@@ -15,7 +15,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::AnchoredClock;
 use serving::body::Body;
@@ -188,7 +188,11 @@ impl Stack {
         guard: &mut RequestGuard,
         now: Instant,
     ) -> Result<Forwarded, Refusal> {
-        knative::shim_forwarded(request.headers_mut());
+        let headers = request.headers_mut();
+        knative::shim_forwarded(headers);
+        // They named the revision to the activator and are nothing to the app.
+        headers.remove(&knative::REVISION_NAME);
+        headers.remove(&knative::REVISION_NAMESPACE);
         if class != Class::KubeletStyle {
             let proxied = knative::is_proxied(request.headers());
             guard.arrive(&self.stats, self.clock, proxied, now);
@@ -200,7 +204,7 @@ impl Stack {
         {
             guard.invoke(metrics, Instant::now());
         }
-        let forwarded = forward::forward(&self.upstream, request, connection.peer().ip()).await;
+        let forwarded = forward::forward(&self.upstream, request, connection).await;
         let status = forwarded
             .as_ref()
             .ok()
@@ -263,20 +267,9 @@ impl Stack {
 
 /// Puts the Host that the client asked for in place of the one that routed the request here.
 fn restore_host(request: &mut Request<Incoming>) {
-    let Some(host) = knative::restore_host(request.headers_mut()) else {
-        return;
-    };
-    // Over HTTP/2, and in absolute form, the target says who is meant; the header has to agree.
-    if request.uri().authority().is_some() {
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.authority = host.to_str().ok().and_then(|host| host.parse().ok());
-        if parts.authority.is_none() || parts.path_and_query.is_none() {
-            parts.scheme = None;
-            parts.authority = None;
-        }
-        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    if let Some(host) = knative::restore_host(request.headers_mut()) {
+        forward::set_host(request, host);
     }
-    request.headers_mut().insert(header::HOST, host);
 }
 
 fn queue_full(capable: bool, mut guard: RequestGuard) -> Response<GuardedBody> {

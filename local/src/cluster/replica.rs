@@ -121,8 +121,7 @@ impl Replica {
         config.options.hijack_drain = drain_timeout;
         config.options.probe_pacing = ProbePacing::LOCAL;
         config.options.raw_output = false;
-        let proxy =
-            QueueProxy::new(config).map_err(|error| SeedError::Proxy(error.to_string()))?;
+        let proxy = QueueProxy::new(config).map_err(|error| SeedError::Proxy(error.to_string()))?;
         let replica = Self {
             number,
             pod,
@@ -197,17 +196,29 @@ fn environment(
         .get("features.knative.dev/http-full-duplex")
         .is_some_and(|value| value.eq_ignore_ascii_case("enabled"));
     [
-        ("CONTAINER_CONCURRENCY", template.container_concurrency.to_string()),
+        (
+            "CONTAINER_CONCURRENCY",
+            template.container_concurrency.to_string(),
+        ),
         ("QUEUE_SERVING_PORT", data.port().to_string()),
         ("QUEUE_SERVING_TLS_PORT", "8112".to_owned()),
         ("USER_PORT", port.to_string()),
-        ("REVISION_TIMEOUT_SECONDS", template.timeout.as_secs().to_string()),
+        (
+            "REVISION_TIMEOUT_SECONDS",
+            template.timeout.as_secs().to_string(),
+        ),
         (
             "REVISION_RESPONSE_START_TIMEOUT_SECONDS",
             template.response_start_timeout.as_secs().to_string(),
         ),
-        ("REVISION_IDLE_TIMEOUT_SECONDS", template.idle_timeout.as_secs().to_string()),
-        ("SERVING_READINESS_PROBE", template.container.readiness.to_environment(port)),
+        (
+            "REVISION_IDLE_TIMEOUT_SECONDS",
+            template.idle_timeout.as_secs().to_string(),
+        ),
+        (
+            "SERVING_READINESS_PROBE",
+            template.container.readiness.to_environment(port),
+        ),
         ("ENABLE_HTTP_FULL_DUPLEX", full_duplex.to_string()),
         ("SERVING_LOGGING_CONFIG", String::new()),
         ("SERVING_LOGGING_LEVEL", String::new()),
@@ -244,9 +255,8 @@ fn launch(cluster: &Cluster, revision: &Revision, replica: &Replica) -> Launch {
 /// The life of a replica. Ends when its app and its queue-proxy are gone.
 pub async fn live(cluster: Rc<Cluster>, revision: Rc<Revision>, replica: Rc<Replica>, seed: Seed) {
     let launch = launch(&cluster, &revision, &replica);
-    let mut sidecar = tokio::task::spawn_local(
-        seed.proxy.run(seed.listeners, std::future::pending::<()>()),
-    );
+    let mut sidecar =
+        tokio::task::spawn_local(seed.proxy.run(seed.listeners, std::future::pending::<()>()));
     loop {
         match cluster.start_process(&launch) {
             Ok(mut app) => {
@@ -265,7 +275,12 @@ pub async fn live(cluster: Rc<Cluster>, revision: Rc<Revision>, replica: Rc<Repl
                 exited(&cluster, &revision, &replica, exit);
             }
             Err(error) => {
-                failed(&cluster, &revision, &replica, &format!("cannot be started: {error}"));
+                failed(
+                    &cluster,
+                    &revision,
+                    &replica,
+                    &format!("cannot be started: {error}"),
+                );
             }
         }
         let pause = cluster.pause_of(&revision);

@@ -7,10 +7,10 @@ use autoscaler::plan::ScaleTarget;
 use serving::RevisionId;
 use tokio::sync::mpsc;
 
+use super::Cluster;
 use super::outbox::Changed;
 use super::replica::State;
 use super::revision::Revision;
-use super::Cluster;
 use crate::manifest::Protocol;
 
 /// The ends of the two channels.

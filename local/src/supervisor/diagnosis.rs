@@ -49,7 +49,10 @@ mod tests {
     fn the_port_that_was_bound_is_named() {
         for (ports, expected) in [
             (vec![], "the app does not listen on its $PORT, 9"),
-            (vec![3000], "the app listens on port 3000 instead of its $PORT, 9"),
+            (
+                vec![3000],
+                "the app listens on port 3000 instead of its $PORT, 9",
+            ),
             (
                 vec![1, 2, 3],
                 "the app listens on ports 1, 2 and 3 instead of its $PORT, 9",
