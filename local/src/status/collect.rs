@@ -151,7 +151,10 @@ impl Sources {
             }
             .to_owned(),
             in_path: running.proxied.get(),
+            excess_burst_capacity: decision.map_or(0, |decision| decision.excess_burst_capacity),
+            active: running.active(),
             held,
+            scrape_error: decision.and_then(|decision| decision.scrape_error.clone()),
             reason: running
                 .trouble
                 .borrow()
