@@ -6,7 +6,14 @@ use std::process::Command;
 /// Everything that `package` links, with the features that it asks for itself.
 fn tree(package: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--edges", "normal,build", "--prefix", "none"])
+        .args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
         .args(["--format", "{p}", "--package", package])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -20,14 +27,20 @@ fn tree(package: &str) -> BTreeSet<String> {
         .lines()
         .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
         .collect();
-    assert!(names.contains(package), "{package} is not in its own tree: {names:?}");
+    assert!(
+        names.contains(package),
+        "{package} is not in its own tree: {names:?}"
+    );
     names
 }
 
 #[track_caller]
 fn lacks(package: &str, forbidden: &[&str]) {
     let names = tree(package);
-    let found: Vec<_> = forbidden.iter().filter(|name| names.contains(**name)).collect();
+    let found: Vec<_> = forbidden
+        .iter()
+        .filter(|name| names.contains(**name))
+        .collect();
     assert!(found.is_empty(), "{package} must not depend on {found:?}");
 }
 
@@ -36,7 +49,10 @@ const KUBERNETES: [&str; 4] = ["kube", "kube-client", "kube-core", "k8s-openapi"
 #[test]
 fn serving_knows_neither_kubernetes_nor_any_program() {
     lacks("serving", &KUBERNETES);
-    lacks("serving", &["queue-proxy", "activator", "autoscaler", "local", "clap"]);
+    lacks(
+        "serving",
+        &["queue-proxy", "activator", "autoscaler", "local", "clap"],
+    );
 }
 
 #[test]

@@ -16,6 +16,9 @@ use tokio::process::{Child, Command};
 use crate::client::{Answer, Call};
 use crate::{eventually, within};
 
+/// Silence shows in seconds: the platform's default grace period alone would be half a minute.
+pub const QUICK_TO_ZERO: &str = "scale-to-zero-grace-period: \"1s\"";
+
 /// The longest output that is kept of one process.
 const KEPT_LINES: usize = 20_000;
 
@@ -34,7 +37,15 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let output = std::process::Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "-p", "local", "--bin", "pilotlight"])
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "-p",
+                "local",
+                "--bin",
+                "pilotlight",
+            ])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())
@@ -53,7 +64,10 @@ pub fn binary() -> &'static Path {
 /// A port of 127.0.0.1 that nothing listened on a moment ago.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port is free");
-    listener.local_addr().expect("a bound listener has an address").port()
+    listener
+        .local_addr()
+        .expect("a bound listener has an address")
+        .port()
 }
 
 /// A running `pilotlight run`. Dropping it kills the process.
@@ -77,7 +91,11 @@ pub struct Options<'a> {
 impl Pilotlight {
     /// Starts with one manifest and waits until the front port accepts connections.
     pub async fn run(manifest: &str) -> Self {
-        Self::start(Options { manifest, arguments: &[] }).await
+        Self::start(Options {
+            manifest,
+            arguments: &[],
+        })
+        .await
     }
 
     /// Starts with `options` and waits until the front port accepts connections.
@@ -89,11 +107,17 @@ impl Pilotlight {
                 return this;
             }
             if let Ok(Some(status)) = this.child.try_wait() {
-                panic!("pilotlight ended with {status} at start:\n{}", this.output());
+                panic!(
+                    "pilotlight ended with {status} at start:\n{}",
+                    this.output()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("pilotlight does not listen on {address}:\n{}", this.output());
+        panic!(
+            "pilotlight does not listen on {address}:\n{}",
+            this.output()
+        );
     }
 
     /// Starts without waiting for anything.
@@ -108,6 +132,12 @@ impl Pilotlight {
             std::fs::write(&path, options.manifest).expect("the manifest can be written");
             command.arg("-f").arg(path);
         }
+        if !options.manifest.is_empty() && !options.manifest.contains("config-autoscaler") {
+            let path = folder.path().join("config-autoscaler.yaml");
+            std::fs::write(&path, config_autoscaler(QUICK_TO_ZERO))
+                .expect("the config can be written");
+            command.arg("-f").arg(path);
+        }
         command
             .args(options.arguments)
             .stdin(Stdio::null())
@@ -116,9 +146,20 @@ impl Pilotlight {
             .kill_on_drop(true);
         let mut child = command.spawn().expect("pilotlight starts");
         let output = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stdout.take().expect("stdout is piped"), output.clone());
-        collect(child.stderr.take().expect("stderr is piped"), output.clone());
-        Self { child, address, output, folder }
+        collect(
+            child.stdout.take().expect("stdout is piped"),
+            output.clone(),
+        );
+        collect(
+            child.stderr.take().expect("stderr is piped"),
+            output.clone(),
+        );
+        Self {
+            child,
+            address,
+            output,
+            folder,
+        }
     }
 
     /// The front port.
@@ -145,7 +186,8 @@ impl Pilotlight {
     pub fn edit(&self, manifest: &str) {
         let new = self.folder.path().join("service.yaml.new");
         std::fs::write(&new, manifest).expect("the manifest can be written");
-        std::fs::rename(&new, self.folder.path().join("service.yaml")).expect("the manifest can be replaced");
+        std::fs::rename(&new, self.folder.path().join("service.yaml"))
+            .expect("the manifest can be replaced");
     }
 
     /// A request to be sent to the front port.
@@ -164,7 +206,13 @@ impl Pilotlight {
     /// What `pilotlight status -o json` prints for this instance.
     pub async fn status(&self) -> Value {
         let output = Command::new(binary())
-            .args(["status", "-o", "json", "--listen", &self.address.to_string()])
+            .args([
+                "status",
+                "-o",
+                "json",
+                "--listen",
+                &self.address.to_string(),
+            ])
             .output()
             .await
             .expect("pilotlight status runs");
@@ -181,7 +229,11 @@ impl Pilotlight {
     pub async fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         eventually(what, async || {
             let status = self.status().await;
-            if condition(&status) { Ok(status) } else { Err((status, self.output())) }
+            if condition(&status) {
+                Ok(status)
+            } else {
+                Err((status, self.output()))
+            }
         })
         .await
     }
@@ -190,7 +242,11 @@ impl Pilotlight {
     pub async fn until_printed(&self, text: &str) {
         eventually(&format!("output with {text:?}"), async || {
             let output = self.output();
-            if output.contains(text) { Ok(()) } else { Err(output) }
+            if output.contains(text) {
+                Ok(())
+            } else {
+                Err(output)
+            }
         })
         .await;
     }
@@ -211,25 +267,41 @@ impl Pilotlight {
     }
 }
 
+/// A ConfigMap `config-autoscaler` with lines of data.
+pub fn config_autoscaler(data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: config-autoscaler, namespace: knative-serving}}\ndata:\n  {data}\n---\n"
+    )
+}
+
 /// The live processes whose environment contains `text`, e.g. `K_SERVICE=hello`.
 pub fn processes_with(text: &str) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
-            std::fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == text.as_bytes()))
+            std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+                environ
+                    .split(|byte| *byte == 0)
+                    .any(|entry| entry == text.as_bytes())
+            })
         })
         .collect()
 }
 
 /// Waits until no process has `text` in its environment.
 pub async fn until_gone(text: &str, bound: Duration) {
-    within(bound, &format!("the end of all processes with {text}"), async || {
-        let left = processes_with(text);
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    })
+    within(
+        bound,
+        &format!("the end of all processes with {text}"),
+        async || {
+            let left = processes_with(text);
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        },
+    )
     .await;
 }
 
