@@ -504,3 +504,6 @@ pub fn compute_active(
 fn mark_no_traffic(status: &mut PodAutoscalerStatus, now: UnixTime) {
     status.mark_inactive("NoTraffic", "The target is not receiving traffic.", now);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,14 @@
-//! The body of every response (and of every request to an app): bytes at hand or an app's stream,
-//! with a guard that learns how it ended.
+//! The body of every response, and of every request to an app: bytes at hand or a stream from a
+//! connection, with a guard that learns how it ended.
+//!
+//! There is no boxing and no buffering: frames pass as hyper read them, and length and end of the
+//! stream are passed through, so that a `Content-Length` message stays one. A stream that breaks
+//! is never ended cleanly: the error makes HTTP/1 end without the final chunk and HTTP/2 with a
+//! reset.
+
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -26,21 +33,25 @@ pub enum Outcome {
 /// What a guard learns at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
+    /// How the body ended.
     pub outcome: Outcome,
     /// Data bytes handed to the connection.
     pub bytes: u64,
 }
 
-/// Lives in a response body until the body has ended: permits, in-flight accounting, request logs.
-/// `ended` is called exactly once, just before the drop.
+/// Lives in a body until the body has ended: permits, accounting, logs. [`Guard::ended`] is called
+/// exactly once, just before the drop.
 pub trait Guard: 'static {
+    /// The body has ended.
     fn ended(&mut self, end: End) {
         let _ = end;
     }
 }
 
 impl Guard for () {}
+
 impl Guard for crate::breaker::Permit {}
+
 impl<G: Guard> Guard for Option<G> {
     fn ended(&mut self, end: End) {
         if let Some(guard) = self {
@@ -48,6 +59,7 @@ impl<G: Guard> Guard for Option<G> {
         }
     }
 }
+
 impl<A: Guard, B: Guard> Guard for (A, B) {
     fn ended(&mut self, end: End) {
         self.0.ended(end);
@@ -55,37 +67,113 @@ impl<A: Guard, B: Guard> Guard for (A, B) {
     }
 }
 
-/// See the module.
-#[derive(Debug)]
+/// See the [module](self).
 pub struct Body<G: Guard = ()> {
+    source: Source,
+    bytes: u64,
+    deadline: Option<Deadline>,
+    /// Taken at the end.
     guard: Option<G>,
 }
 
-impl<G: Guard> Unpin for Body<G> {}
+enum Source {
+    Empty,
+    Full(Bytes),
+    Upstream(UpstreamBody),
+    Incoming(Incoming),
+}
+
+/// Why a body was aborted.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The other connection broke.
+    #[error("stream failed")]
+    Stream(#[from] hyper::Error),
+    /// A deadline fired.
+    #[error("deadline exceeded")]
+    Expired(Expired),
+}
+
+// === impl Body ===
 
 impl<G: Guard> Body<G> {
-    pub fn empty(_guard: G) -> Self {
-        todo!()
+    /// No bytes.
+    pub fn empty(guard: G) -> Self {
+        Self::new(Source::Empty, Some(guard))
     }
-    pub fn full(_bytes: impl Into<Bytes>, _guard: G) -> Self {
-        todo!()
+
+    /// Bytes at hand.
+    pub fn full(bytes: impl Into<Bytes>, guard: G) -> Self {
+        Self::new(Source::full(bytes.into()), Some(guard))
     }
+
     /// An app's response.
-    pub fn upstream(_body: UpstreamBody, _guard: G) -> Self {
-        todo!()
+    pub fn upstream(body: UpstreamBody, guard: G) -> Self {
+        Self::new(Source::Upstream(body), Some(guard))
     }
-    /// A received body, as it is.
-    pub fn incoming(_body: Incoming, _guard: G) -> Self {
-        todo!()
+
+    /// A received body as it is.
+    pub fn incoming(body: Incoming, guard: G) -> Self {
+        Self::new(Source::Incoming(body), Some(guard))
     }
-    /// Enforces total and idle deadline while the body is on its way.
+
+    /// Bytes at hand and nobody who waits for their end.
+    pub(crate) fn unguarded(bytes: impl Into<Bytes>) -> Self {
+        Self::new(Source::full(bytes.into()), None)
+    }
+
+    fn new(source: Source, guard: Option<G>) -> Self {
+        Self {
+            source,
+            bytes: 0,
+            deadline: None,
+            guard,
+        }
+    }
+
+    /// Marks the response as started and enforces total and idle deadline on the body.
     #[must_use]
-    pub fn with_deadline(self, _deadline: Deadline) -> Self {
-        todo!()
+    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        deadline.started();
+        self.deadline = Some(deadline);
+        self
     }
-    /// The same body with another guard; the old one is handed to `wrap` without `ended`.
-    pub fn map_guard<H: Guard>(self, _wrap: impl FnOnce(G) -> H) -> Body<H> {
-        todo!()
+
+    /// The same body with another guard, made from the old one.
+    pub fn map_guard<H: Guard>(mut self, wrap: impl FnOnce(Option<G>) -> H) -> Body<H> {
+        Body {
+            source: std::mem::replace(&mut self.source, Source::Empty),
+            bytes: self.bytes,
+            deadline: self.deadline.take(),
+            guard: Some(wrap(self.guard.take())),
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.deadline = None;
+        if let Some(mut guard) = self.guard.take() {
+            guard.ended(End {
+                outcome,
+                bytes: self.bytes,
+            });
+        }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Empty => None,
+            Source::Full(bytes) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                self.source = Source::Empty;
+                Some(Ok(frame))
+            }
+            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Source::Incoming(body) => ready!(http_body::Body::poll_frame(Pin::new(body), cx)),
+        };
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Stream)))
     }
 }
 
@@ -95,29 +183,105 @@ impl From<Incoming> for Body {
     }
 }
 
-/// Why a body was aborted.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error("upstream stream failed")]
-    Upstream(#[from] hyper::Error),
-    #[error("deadline exceeded")]
-    Expired(Expired),
-}
+impl<G: Guard> Unpin for Body<G> {}
 
 impl<G: Guard> http_body::Body for Body<G> {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        todo!()
+        let this = &mut *self;
+        match this.poll_source(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.bytes += data.len() as u64;
+                    if let Some(deadline) = &this.deadline {
+                        deadline.wrote();
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.end(Outcome::Failed);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                this.end(Outcome::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let expired = this.deadline.as_ref().and_then(|it| it.poll_detached(cx));
+                let Some(expired) = expired else {
+                    return Poll::Pending;
+                };
+                this.end(Outcome::Expired(expired));
+                Poll::Ready(Some(Err(BodyError::Expired(expired))))
+            }
+        }
     }
+
     fn is_end_stream(&self) -> bool {
-        self.guard.is_none()
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(_) => false,
+            Source::Upstream(body) => body.is_end_stream(),
+            Source::Incoming(body) => body.is_end_stream(),
+        }
     }
+
     fn size_hint(&self) -> SizeHint {
-        todo!()
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Upstream(body) => body.size_hint(),
+            Source::Incoming(body) => body.size_hint(),
+        }
+    }
+}
+
+impl<G: Guard> Drop for Body<G> {
+    fn drop(&mut self) {
+        if self.guard.is_none() {
+            return;
+        }
+        let expired = self.deadline.as_ref().and_then(Deadline::expired);
+        // hyper drops a body as soon as it says that it ends, without asking for the end itself.
+        let outcome = match expired {
+            _ if http_body::Body::is_end_stream(self) => Outcome::Complete,
+            Some(expired) => Outcome::Expired(expired),
+            None => Outcome::Abandoned,
+        };
+        self.end(outcome);
+    }
+}
+
+impl<G: Guard> fmt::Debug for Body<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = match &self.source {
+            Source::Empty => "empty",
+            Source::Full(_) => "full",
+            Source::Upstream(_) => "upstream",
+            Source::Incoming(_) => "incoming",
+        };
+        f.debug_struct("Body")
+            .field("source", &source)
+            .field("bytes", &self.bytes)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn full(bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            Self::Empty
+        } else {
+            Self::Full(bytes)
+        }
     }
 }

@@ -1,115 +1,154 @@
-//! The reverse proxy: header rewriting, one exchange with a destination, errors in Go's words.
-use std::net::IpAddr;
+//! The reverse proxy: header rewriting, one exchange with a destination, upgrades, and errors in
+//! Go's words. Behaviour of upstream's `pkg/http/proxy.go` and Go's standard reverse proxy.
+//!
+//! [`forward`] is the whole of it. A caller with several destinations prepares a request once and
+//! [`exchange`]s it with one after another, as long as the error hands the request back.
+
+mod error;
+mod rewrite;
+
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode, header};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
+pub use self::error::{Fault, ForwardError};
+pub use self::rewrite::{host, prepare_request, set_host};
 use crate::body::{Body, Guard};
-use crate::pool::{Upstream, UpstreamBody};
+use crate::pool::{Protocol, Upstream, UpstreamBody};
+use crate::server::Connection;
 use crate::upgrade::Upgrade;
 
-/// Whose fault an error is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Upstream,
-    Downstream,
-    Internal,
-}
-
-/// No response came. `Display` is the text upstream's proxy would answer with, without newline.
-#[derive(Debug)]
-pub struct ForwardError {
-    text: String,
-    fault: Fault,
-    /// The request, when nothing of it was written: another destination may be tried.
-    request: Option<Box<Request<Body>>>,
-}
-
-impl std::fmt::Display for ForwardError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-impl std::error::Error for ForwardError {}
-
-impl ForwardError {
-    pub fn fault(&self) -> Fault {
-        self.fault
-    }
-    /// Nothing reached the destination.
-    pub fn nothing_written(&self) -> bool {
-        self.request.is_some()
-    }
-    /// The (already rewritten) request, to be given to [`exchange`] with another destination.
-    pub fn into_request(self) -> Option<Request<Body>> {
-        self.request.map(|request| *request)
-    }
-    /// 502 with the text, as upstream answers.
-    pub fn response<G: Guard>(&self, guard: G) -> Response<Body<G>> {
-        error_response(StatusCode::BAD_GATEWAY, &self.text, guard)
-    }
-}
-
-/// A response to relay (already rewritten), and the upgrade to run once it is a 101.
+/// A response to relay, rewritten for the client.
 #[derive(Debug)]
 pub struct Forwarded {
+    /// Turn its body into one of [`Body::upstream`].
     pub response: Response<UpstreamBody>,
-    /// Give it to `upgrade::Tunnels::spawn` before returning the response.
+    /// Present with a 101: give it to [`crate::upgrade::Tunnels::spawn`] before returning the
+    /// response.
     pub upgrade: Option<Upgrade>,
 }
 
-/// Rewrites a received request in place for the destination: hop-by-hop headers, `Te`, `Upgrade`,
-/// `X-Forwarded-For`, `User-Agent`, target, version; Host as `host` or as received, or the
-/// destination's address when empty.
-pub fn prepare_request(_request: Request<Incoming>, _peer: IpAddr) -> Request<Body> {
-    todo!()
-}
-
-/// Sends a prepared request, rewrites the response's headers, checks a 101.
-pub async fn exchange(
-    _upstream: &Rc<Upstream>,
-    _request: Request<Body>,
-) -> Result<Forwarded, ForwardError> {
-    todo!()
-}
-
 /// [`prepare_request`] and [`exchange`].
+///
+/// # Errors
+/// No response came.
 pub async fn forward(
     upstream: &Rc<Upstream>,
     request: Request<Incoming>,
-    peer: IpAddr,
+    connection: &Connection,
 ) -> Result<Forwarded, ForwardError> {
-    exchange(upstream, prepare_request(request, peer)).await
+    exchange(upstream, prepare_request(request, connection)).await
 }
 
-/// Go's `http.Error`: text and a newline.
+/// Sends a prepared request in the protocol it came in, and rewrites the response.
+///
+/// # Errors
+/// No response came, or one that may not be relayed.
+pub async fn exchange(
+    upstream: &Rc<Upstream>,
+    mut request: Request<Body>,
+) -> Result<Forwarded, ForwardError> {
+    rewrite::fill_host(&mut request, upstream.host());
+    let protocol = if request.version() == Version::HTTP_2 {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    };
+    let wanted = wanted_upgrade(&request)?;
+    let mut response = upstream.send(request, protocol).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(response, wanted);
+    }
+    rewrite::prepare_response(&mut response);
+    Ok(Forwarded {
+        response,
+        upgrade: None,
+    })
+}
+
+/// An upgrade that the client asks for.
+struct Wanted {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+fn wanted_upgrade(request: &Request<Body>) -> Result<Option<Wanted>, ForwardError> {
+    // hyper leaves this for requests with an `Upgrade` header only, so most need no look-up.
+    let Some(client) = request.extensions().get::<OnUpgrade>() else {
+        return Ok(None);
+    };
+    let Some(protocol) = request.headers().get(header::UPGRADE) else {
+        return Ok(None);
+    };
+    if !protocol
+        .as_bytes()
+        .iter()
+        .all(|byte| (0x20..0x7f).contains(byte))
+    {
+        return Err(ForwardError::invalid_upgrade(protocol));
+    }
+    Ok(Some(Wanted {
+        protocol: protocol.clone(),
+        client: client.clone(),
+    }))
+}
+
+/// A 101 is relayed if it says what was asked for.
+fn switch(
+    mut response: Response<UpstreamBody>,
+    wanted: Option<Wanted>,
+) -> Result<Forwarded, ForwardError> {
+    let got = response.headers().get(header::UPGRADE);
+    let got = got.map_or(&b""[..], HeaderValue::as_bytes);
+    let asked = wanted.as_ref().map(|wanted| wanted.protocol.as_bytes());
+    let asked = asked.unwrap_or_default();
+    let Some(wanted) = wanted.as_ref().filter(|_| got.eq_ignore_ascii_case(asked)) else {
+        return Err(ForwardError::other_protocol(got, asked));
+    };
+    let is_websocket = got.eq_ignore_ascii_case(b"websocket");
+    let upgrade = Upgrade {
+        client: wanted.client.clone(),
+        app: hyper::upgrade::on(&mut response),
+        is_websocket,
+    };
+    *response.version_mut() = Version::HTTP_11;
+    Ok(Forwarded {
+        response,
+        upgrade: Some(upgrade),
+    })
+}
+
+/// What Go's `http.Error` answers: the text and a newline.
 pub fn error_response<G: Guard>(status: StatusCode, text: &str, guard: G) -> Response<Body<G>> {
-    let mut response = Response::new(Body::full(format!("{text}\n"), guard));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(
+    let mut response = plain(status, Body::full(format!("{text}\n"), guard));
+    response.headers_mut().insert(
         header::X_CONTENT_TYPE_OPTIONS,
-        http::HeaderValue::from_static("nosniff"),
+        HeaderValue::from_static("nosniff"),
     );
     response
 }
 
-/// A response with `text` as it is (no newline, no nosniff), e.g. 504 `request timeout`.
+/// A short text as it is, without newline: the 504 of a time-out is one.
 pub fn text_response<G: Guard>(
     status: StatusCode,
     text: &'static str,
     guard: G,
 ) -> Response<Body<G>> {
-    let mut response = Response::new(Body::full(text, guard));
+    plain(status, Body::full(text, guard))
+}
+
+fn plain<G: Guard>(status: StatusCode, body: Body<G>) -> Response<Body<G>> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+        HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,31 +1,100 @@
-//! Connections to one destination: an idle stack for HTTP/1, shared ones for h2c.
+//! Connections to one destination: a stack of idle ones for HTTP/1, shared ones for h2c.
+//!
+//! The most recently used HTTP/1 connection is used first. A connection returns to the stack as
+//! soon as hyper is ready for the next request, which for a small response is when its head
+//! arrives. Nothing is armed per connection: one sweep per destination runs while anything idles.
+//!
+//! A request is sent again by itself only when that is safe: always when hyper hands it back
+//! unwritten; otherwise once a *reused* connection ended before the first byte of a response, for
+//! requests without a body whose method (or `Idempotency-Key`) allows it. That covers apps that
+//! close idle connections just as they are used again.
+
+mod dial;
+mod http1;
+mod http2;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::AbortHandle;
 
+use self::http1::Idle;
 use crate::body::Body;
 use crate::forward::ForwardError;
 
-/// Protocol towards the destination.
+/// The protocol towards a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// HTTP/1.1
     Http1,
-    /// h2c with prior knowledge.
+    /// h2c with prior knowledge, no fallback.
     Http2,
 }
 
+/// Limits of one destination.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
-    /// Idle HTTP/1 connections kept; default 1000.
+    /// HTTP/1 connections kept while idle. Default: 1,000.
     pub max_idle: usize,
-    /// Default 90 s.
+    /// How long one is kept. Default: 90 s.
     pub idle_timeout: Duration,
-    /// Dials at once; default 1024.
+    /// Dials at the same time; further ones wait. Default: 1,024.
     pub max_dials: usize,
+    /// Bytes of a response's head. Default: 1 MiB.
+    pub max_header_bytes: usize,
+    /// Header lines of a response's head. Default: 512.
+    pub max_headers: usize,
 }
+
+/// One destination. Not `Send`; requests keep it alive. Dropping it closes what idles.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    /// The address as a `Host`.
+    host: HeaderValue,
+    options: UpstreamOptions,
+    closed: Cell<bool>,
+    dials: Semaphore,
+    idle: RefCell<Vec<Idle>>,
+    sweep: RefCell<Option<AbortHandle>>,
+    shared: RefCell<Vec<Rc<http2::Shared>>>,
+    /// Held while an HTTP/2 connection is made, so that a burst shares one.
+    sharing: Mutex<()>,
+}
+
+/// An app's response body. Gives its connection back at its end.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+}
+
+/// What an unfinished response still holds.
+#[derive(Debug)]
+enum Lease {
+    Http1(http1::Lease),
+    Http2 {
+        /// Counts the stream.
+        _stream: http2::Stream,
+    },
+}
+
+/// Spawns hyper's tasks on this thread.
+#[derive(Clone, Copy, Debug)]
+struct Local;
+
+// === impl UpstreamOptions ===
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
@@ -33,44 +102,157 @@ impl Default for UpstreamOptions {
             max_idle: 1000,
             idle_timeout: Duration::from_secs(90),
             max_dials: 1024,
+            max_header_bytes: 1 << 20,
+            max_headers: 512,
         }
     }
 }
 
-/// One destination; cheap to keep, `!Send`. Dropping the last handle closes idle connections.
-#[derive(Debug)]
-pub struct Upstream {}
+// === impl Upstream ===
 
 impl Upstream {
-    pub fn new(_address: SocketAddr, _options: UpstreamOptions) -> Rc<Self> {
-        todo!()
+    /// A destination; nothing is dialled yet.
+    pub fn new(address: SocketAddr, options: UpstreamOptions) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            host: HeaderValue::try_from(address.to_string())
+                .expect("an address is made of visible characters"),
+            closed: Cell::new(false),
+            dials: Semaphore::new(options.max_dials.min(Semaphore::MAX_PERMITS)),
+            idle: RefCell::default(),
+            sweep: RefCell::default(),
+            shared: RefCell::default(),
+            sharing: Mutex::new(()),
+            options,
+        })
     }
+
+    /// Where it is.
     pub fn address(&self) -> SocketAddr {
-        todo!()
+        self.address
     }
-    /// Sends one request as it is (no rewriting), resending it when that is safe. Cancel-safe:
-    /// dropping the future aborts the exchange.
+
+    /// [`Upstream::address`] as the value of a `Host` header.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// HTTP/1 connections that wait for a request.
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Sends one request as it is; nothing is rewritten. Dropping the future, or later the body,
+    /// aborts the exchange.
+    ///
+    /// # Errors
+    /// When no response came. The request is part of the error if nothing of it was written.
     pub async fn send(
         self: &Rc<Self>,
-        _request: Request<Body>,
-        _protocol: Protocol,
+        request: Request<Body>,
+        protocol: Protocol,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        todo!()
+        match protocol {
+            Protocol::Http1 => http1::send(self, request).await,
+            Protocol::Http2 => Box::pin(http2::send(self, request)).await,
+        }
     }
-    /// Closes idle connections and keeps no more of them (the destination is gone).
+
+    /// The destination is gone: closes what idles and keeps no connection from now on. Running
+    /// exchanges are not touched.
     pub fn close(&self) {
-        todo!()
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
     }
 }
 
-/// An app's response body; returns its connection to the pool at its end.
-#[derive(Debug)]
-pub struct UpstreamBody {
-    incoming: Incoming,
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some(sweep) = self.sweep.take() {
+            sweep.abort();
+        }
+    }
 }
+
+// === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub fn into_incoming(self) -> Incoming {
-        self.incoming
+    fn new(incoming: Incoming, lease: Option<Lease>) -> Self {
+        Self { incoming, lease }
+    }
+
+    /// The next frame; the end gives the connection back.
+    pub fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = http_body::Body::poll_frame(Pin::new(&mut this.incoming), cx);
+        if let Poll::Ready(None) = frame {
+            this.finish();
+        }
+        frame
+    }
+
+    /// Whether the end has been seen.
+    pub fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.incoming)
+    }
+
+    /// How many bytes are to come.
+    pub fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.incoming)
+    }
+
+    fn finish(&mut self) {
+        if let Some(Lease::Http1(lease)) = self.lease.take() {
+            lease.give_back();
+        }
     }
 }
+
+impl http_body::Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        UpstreamBody::poll_frame(self, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        UpstreamBody::is_end_stream(self)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        UpstreamBody::size_hint(self)
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // A body of known length is dropped after its last byte, without being asked for its end.
+        if self.lease.is_some() && self.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+// === impl Local ===
+
+impl<F> Executor<F> for Local
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

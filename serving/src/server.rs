@@ -1,20 +1,70 @@
-//! Accept loop and connections of one server: HTTP/1 and h2c on one port, optionally behind TLS.
+//! Accept loop and connections of one server: HTTP/1 and h2c with prior knowledge on one port,
+//! optionally behind TLS.
+//!
+//! One local task per connection; HTTP/2 adds one per stream. Each task's outermost future watches
+//! the deadlines of its request and the server's shutdown. A panic ends the task of its connection
+//! (HTTP/1) or stream (HTTP/2) and nothing else.
+//!
+//! What the handler of upstream's Go server would have refused is refused here as well, before the
+//! handler: see [`vet`].
+
+mod activity;
+mod connection;
+mod http1;
+mod http2;
+mod shutdown;
+mod sniff;
+mod vet;
+
+use std::cell::Cell;
+use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::activity::{Activity, Observed};
+use self::connection::Answer;
+pub use self::connection::Connection;
+pub use self::shutdown::Shutdown;
+use self::sniff::Sniffed;
 use crate::body::{Body, Guard};
-use crate::deadline::{Deadline, Timeouts};
+use crate::deadline::{Timers, Watch};
 
-/// Answers requests. Dropping the future (client gone, hard stop) cancels the request.
+/// Pauses after an accept that failed for want of resources, doubled from the first to the second.
+const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// HTTP/2 streams per connection.
+const MAX_STREAMS: u32 = 250;
+/// HTTP/2 receive windows, of a connection and of a stream.
+const WINDOW: u32 = 1 << 20;
+/// The largest HTTP/2 frame that is accepted.
+const MAX_FRAME: u32 = 1 << 20;
+/// Streams that a client opened and reset before they were looked at (Rapid Reset).
+const MAX_PENDING_RESETS: usize = 50;
+/// Streams that were reset because of the client's own errors (MadeYouReset).
+const MAX_ERROR_RESETS: usize = 1024;
+/// Response bytes buffered per HTTP/2 stream.
+const MAX_SEND_BUFFER: usize = 256 << 10;
+/// What a head may exceed the configured limit by, as in Go.
+const HEAD_SLACK: usize = 4 << 10;
+
+/// Answers requests.
 pub trait Handler: 'static {
+    /// Lives as long as a response's body.
     type Guard: Guard;
+
+    /// Answers one request. The future is dropped when the client leaves, when the server is
+    /// stopped, or when the connection breaks.
     fn handle(
         &self,
         request: Request<Incoming>,
@@ -22,91 +72,238 @@ pub trait Handler: 'static {
     ) -> impl Future<Output = Response<Body<Self::Guard>>>;
 }
 
-/// What a handler may ask about the connection of a request.
-#[derive(Debug)]
-pub struct Connection {
-    peer: SocketAddr,
-    tls: bool,
-}
-
-impl Connection {
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-    pub fn is_tls(&self) -> bool {
-        self.tls
-    }
-    /// Starts the clocks of the request being handled.
-    pub fn deadline(&self, _timeouts: &Timeouts) -> Deadline {
-        todo!()
-    }
-}
-
+/// How a server serves.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Off for admin ports. Default on.
+    /// Whether HTTP/2 is spoken, by prior knowledge or ALPN. Off for admin ports. Default: on.
     pub http2: bool,
-    /// From accept, or from the first byte of a later request, to the last header byte; default 60 s.
+    /// From accept to the end of the first request's head, and from the first byte of a later
+    /// request to the end of its head. An idle connection is not limited. Default: 60 s.
     pub header_read_timeout: Duration,
-    /// Open at once; more wait in the kernel's backlog. Default 65536.
+    /// Connections open at once; further ones wait in the kernel's backlog. Default: 65,536.
     pub max_connections: usize,
-    /// Bytes of a request head; default 1 MiB.
+    /// Bytes of a request's head. Default: 1 MiB.
     pub max_header_bytes: usize,
+    /// Header lines of a request's head. Default: 512.
+    pub max_headers: usize,
 }
+
+/// A bound socket, with TLS or without.
+pub struct Listener {
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+/// What the connections of one server share.
+struct Server<H> {
+    handler: Rc<H>,
+    options: ServerOptions,
+    shutdown: Shutdown,
+    timers: Rc<Timers>,
+    open: Cell<usize>,
+    /// A connection has ended.
+    ended: Notify,
+}
+
+/// One open connection in the count.
+struct Open<H>(Rc<Server<H>>);
+
+/// Serves until `shutdown` drains and every connection has ended. Tunnels have left the server by
+/// then; see [`crate::upgrade::Tunnels`].
+///
+/// Dropping the future stops accepting; connections go on until `shutdown` ends them. Must run
+/// within a tokio `LocalRuntime` or `LocalSet`.
+pub async fn serve<H: Handler>(
+    listeners: Vec<Listener>,
+    handler: Rc<H>,
+    options: ServerOptions,
+    shutdown: Shutdown,
+) {
+    let server = Rc::new(Server {
+        handler,
+        options,
+        shutdown,
+        timers: Rc::default(),
+        open: Cell::new(0),
+        ended: Notify::new(),
+    });
+    join_all(listeners.into_iter().map(|it| server.accept_from(it))).await;
+    while server.open.get() > 0 {
+        server.ended.notified().await;
+    }
+}
+
+// === impl ServerOptions ===
 
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             http2: true,
             header_read_timeout: Duration::from_secs(60),
-            max_connections: 65536,
+            max_connections: 65_536,
             max_header_bytes: 1 << 20,
+            max_headers: 512,
         }
     }
 }
 
-/// A bound socket, with TLS or without.
-#[derive(Debug)]
-pub struct Listener {
-    _socket: TcpListener,
-}
+// === impl Listener ===
 
 impl Listener {
-    pub fn plain(_socket: TcpListener) -> Self {
-        todo!()
+    /// Cleartext.
+    pub fn plain(socket: TcpListener) -> Self {
+        Self { socket, tls: None }
     }
-    pub fn tls(_socket: TcpListener, _acceptor: TlsAcceptor) -> Self {
-        todo!()
+
+    /// TLS; `acceptor` decides what ALPN offers.
+    pub fn tls(socket: TcpListener, acceptor: TlsAcceptor) -> Self {
+        Self {
+            socket,
+            tls: Some(acceptor),
+        }
     }
 }
 
-/// Ends a server; clones share. `!Send`.
-#[derive(Clone, Debug, Default)]
-pub struct Shutdown {
-    _state: Rc<()>,
-}
-
-impl Shutdown {
-    pub fn new() -> Self {
-        Self::default()
-    }
-    /// Stops accepting; GOAWAY and `Connection: close`; running requests finish.
-    pub fn drain(&self) {
-        todo!()
-    }
-    /// Drops every connection now.
-    pub fn stop(&self) {
-        todo!()
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("socket", &self.socket)
+            .field("tls", &self.tls.is_some())
+            .finish()
     }
 }
 
-/// Serves until `shutdown` has been told to drain and every connection has ended. Tunnels are not
-/// connections any more; see `upgrade::Tunnels`.
-pub async fn serve<H: Handler>(
-    _listeners: Vec<Listener>,
-    _handler: Rc<H>,
-    _options: ServerOptions,
-    _shutdown: Shutdown,
-) {
-    todo!()
+// === impl Server ===
+
+impl<H: Handler> Server<H> {
+    async fn accept_from(self: &Rc<Self>, listener: Listener) {
+        let mut pause = ACCEPT_PAUSES.0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.shutdown.draining() => return,
+                accepted = self.accept(&listener.socket) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    pause = ACCEPT_PAUSES.0;
+                    let task = Rc::clone(self).connection(stream, peer, listener.tls.clone());
+                    tokio::task::spawn_local(task);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::select! {
+                        () = self.shutdown.draining() => return,
+                        () = sleep(pause) => pause = (pause * 2).min(ACCEPT_PAUSES.1),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next connection, once there is room for it.
+    async fn accept(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        while self.open.get() >= self.options.max_connections {
+            self.ended.notified().await;
+        }
+        socket.accept().await
+    }
+
+    /// Counts from the call on, so that a burst of accepts cannot exceed the limit.
+    fn connection(
+        self: Rc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> impl Future<Output = ()> {
+        self.open.set(self.open.get() + 1);
+        let open = Open(self);
+        async move {
+            let server = &open.0;
+            // Without it small responses would wait for the client's acknowledgement.
+            let _ = stream.set_nodelay(true);
+            let watch = Watch::supervised(Rc::clone(&server.timers));
+            watch.expect_head(Some(Instant::now() + server.options.header_read_timeout));
+            let connection = Connection::new(peer, tls.is_some(), watch);
+            match tls {
+                None => server.serve_plain(stream, connection).await,
+                Some(acceptor) => Box::pin(server.serve_tls(stream, acceptor, connection)).await,
+            }
+        }
+    }
+
+    async fn serve_plain(self: &Rc<Self>, stream: TcpStream, connection: Rc<Connection>) {
+        if !self.options.http2 {
+            return http1::serve(self, stream, connection).await;
+        }
+        let preface = sniff::preface(&stream);
+        match sniff::in_time(preface, &connection, &self.shutdown).await {
+            Some(Sniffed::Http1) => http1::serve(self, stream, connection).await,
+            Some(Sniffed::Http2) => Box::pin(http2::serve(self, stream, connection)).await,
+            None => {}
+        }
+    }
+
+    async fn serve_tls(
+        self: &Rc<Self>,
+        mut stream: TcpStream,
+        acceptor: TlsAcceptor,
+        connection: Rc<Connection>,
+    ) {
+        let handshake = async {
+            if sniff::is_cleartext(&stream).await {
+                sniff::refuse_cleartext(&mut stream).await;
+                return None;
+            }
+            acceptor.accept(stream).await.ok()
+        };
+        let Some(stream) = sniff::in_time(handshake, &connection, &self.shutdown).await else {
+            return;
+        };
+        if self.options.http2 && stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            http2::serve(self, stream, connection).await;
+        } else {
+            http1::serve(self, stream, connection).await;
+        }
+    }
+
+    /// One request, on whichever protocol.
+    fn answer(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        connection: &Rc<Connection>,
+    ) -> impl Future<Output = Result<Response<Answer<H::Guard>>, std::convert::Infallible>> + use<H>
+    {
+        let handler = Rc::clone(&self.handler);
+        let busy = connection.begin();
+        async move {
+            let response = match vet::refusal(&request) {
+                Some(refusal) => refusal,
+                None => handler.handle(request, busy.connection()).await,
+            };
+            Ok(response.map(|body| Answer::new(body, busy)))
+        }
+    }
 }
+
+impl<H> Drop for Open<H> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        // Both the accept loops and the end of `serve` wait for this.
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// Whether only the connection that was to be accepted is affected.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests;

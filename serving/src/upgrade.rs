@@ -1,46 +1,175 @@
-//! Upgraded connections: raw tunnels that outlive their request.
+//! Upgraded connections: raw tunnels that outlive their request, counted and ended together.
+//!
+//! Bytes pass as they are. A half-closed direction is passed on and the other one continues. Of a
+//! WebSocket the frame headers are tracked, never a payload read, so that at the end of a drain
+//! both sides get a close frame with status 1001 between two frames.
+
+mod tunnel;
+mod websocket;
+
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::body::Guard;
+use self::tunnel::{Side, Tunnel};
+use crate::body::{End, Guard, Outcome};
+use crate::deadline::Expired;
+
+/// Bytes read at once, into one buffer that all tunnels share; also the most that one direction of
+/// a tunnel holds back for a peer that does not read.
+const CHUNK: usize = 64 << 10;
+
+/// How long a tunnel that is told to close may take to reach the end of a frame and hand over the
+/// last bytes.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// Both ends of an accepted upgrade.
 #[derive(Debug)]
 pub struct Upgrade {
-    pub(crate) _client: OnUpgrade,
-    pub(crate) _app: OnUpgrade,
-    pub(crate) _websocket: bool,
+    pub(crate) client: OnUpgrade,
+    pub(crate) app: OnUpgrade,
+    pub(crate) is_websocket: bool,
 }
 
-/// The running tunnels of one server; clones share. `!Send`.
+/// The running tunnels of one server. A clone is another handle on the same. Not `Send`.
 #[derive(Clone, Debug, Default)]
 pub struct Tunnels {
-    _state: Rc<()>,
+    state: Rc<State>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// The deadline of each running tunnel.
+    running: RefCell<Slab<Option<Instant>>>,
+    closing: Cell<bool>,
+    changed: Notify,
+    chunk: RefCell<Vec<u8>>,
+}
+
+/// One tunnel in the count, with what waits for its end.
+struct Running<G: Guard> {
+    state: Rc<State>,
+    key: usize,
+    guard: Option<G>,
+    end: End,
+}
+
+// === impl Tunnels ===
+
 impl Tunnels {
+    /// No tunnel runs.
     pub fn new() -> Self {
         Self::default()
     }
-    /// Runs a tunnel until both directions have ended or `deadline`; `guard` is told and dropped then.
-    pub fn spawn<G: Guard>(&self, _upgrade: Upgrade, _deadline: Option<Instant>, _guard: G) {
-        todo!()
+
+    /// Runs a tunnel until both directions have ended, one broke, or `deadline`; then `guard` is
+    /// told how many bytes the client got, and dropped.
+    pub fn spawn<G: Guard>(&self, upgrade: Upgrade, deadline: Option<Instant>, guard: G) {
+        let mut running = Running {
+            key: self.state.running.borrow_mut().insert(deadline),
+            state: Rc::clone(&self.state),
+            guard: Some(guard),
+            end: End {
+                outcome: Outcome::Abandoned,
+                bytes: 0,
+            },
+        };
+        tokio::task::spawn_local(async move { running.run_until(upgrade, deadline).await });
     }
+
+    /// How many run.
     pub fn active(&self) -> usize {
-        todo!()
+        self.state.running.borrow().len()
     }
-    /// The latest deadline among running tunnels.
+
+    /// The latest deadline among those that run.
     pub fn latest_deadline(&self) -> Option<Instant> {
-        todo!()
+        let running = self.state.running.borrow();
+        running.iter().filter_map(|(_, deadline)| *deadline).max()
     }
-    /// Ends when no tunnel runs.
+
+    /// Ends when none runs.
     pub async fn closed(&self) {
-        todo!()
+        while self.active() > 0 {
+            self.state.changed.notified().await;
+        }
     }
-    /// Ends every tunnel: WebSockets with close frame 1001 at a frame boundary, others plainly.
+
+    /// Ends all, also those that begin later: WebSockets with a close frame 1001, others plainly.
+    /// Each has a second for it; wait with [`Tunnels::closed`].
     pub fn close(&self) {
-        todo!()
+        self.state.closing.set(true);
+        self.state.changed.notify_waiters();
     }
 }
+
+// === impl State ===
+
+impl State {
+    async fn closing(&self) {
+        while !self.closing.get() {
+            self.changed.notified().await;
+        }
+    }
+}
+
+// === impl Running ===
+
+impl<G: Guard> Running<G> {
+    async fn run_until(&mut self, upgrade: Upgrade, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else {
+            return self.run(upgrade).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.run(upgrade) => return,
+            () = sleep_until(deadline) => {}
+        }
+        self.end.outcome = Outcome::Expired(Expired::Total);
+    }
+
+    async fn run(&mut self, upgrade: Upgrade) {
+        let is_websocket = upgrade.is_websocket;
+        // The app's side is ready at once, the client's when the 101 has been written.
+        let (Ok(app), Ok(client)) = (upgrade.app.await, upgrade.client.await) else {
+            return;
+        };
+        let mut tunnel = Tunnel::new(Side::new(client), Side::new(app), is_websocket);
+        let state = Rc::clone(&self.state);
+        let ended = tokio::select! {
+            biased;
+            ended = tunnel.relay(&state.chunk, &mut self.end.bytes) => Some(ended),
+            () = state.closing() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                tunnel.begin_close();
+                let close = tunnel.close(&state.chunk, &mut self.end.bytes);
+                timeout(CLOSE_GRACE, close).await.unwrap_or(Ok(()))
+            }
+        };
+        self.end.outcome = match ended {
+            Ok(()) => Outcome::Complete,
+            Err(_) => Outcome::Failed,
+        };
+    }
+}
+
+impl<G: Guard> Drop for Running<G> {
+    fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            guard.ended(self.end);
+        }
+        self.state.running.borrow_mut().remove(self.key);
+        self.state.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests;

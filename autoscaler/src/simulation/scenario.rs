@@ -7,28 +7,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serving::UnixTime;
 use serving::annotation::{self, Annotations};
 use serving::condition::{Condition, ConditionStatus, Conditions, Severity};
 use serving::config::{self, InvalidConfig};
-use serving::{RevisionId, UnixTime};
 
-use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, Observation};
-use crate::plan::{self, Action, DeciderSnapshot, Observed, ScaleTarget};
+use super::control::Control;
+pub use super::control::pod_autoscaler;
+use crate::plan;
 use crate::pod_autoscaler::{
-    ACTIVE, CONFIGURATION_LABEL, OperationMode, PodAutoscaler, PodAutoscalerSpec,
-    PodAutoscalerStatus, REVISION_LABEL, Reachability, SCALE_TARGET_INITIALIZED, ScaleTargetRef,
-    ServerlessService, ServerlessServiceSpec, ServerlessServiceStatus,
+    ACTIVE, PodAutoscaler, PodAutoscalerStatus, Reachability, SCALE_TARGET_INITIALIZED,
 };
-use crate::pods::PodCounts;
-use crate::scale::{self, ProbeOutcome, ScaleInput, UNKNOWN_SCALE};
-use crate::spec::{Settings, Source, class, scaling_metric_name};
+use crate::scale::{self, ProbeOutcome, ScaleInput};
+use crate::spec::{Settings, scaling_metric_name};
 
 /// Most samples and most ticks of one scenario.
 pub const MAX_EVENTS: usize = 1_000_000;
 
-/// Progress deadline of a scenario without the annotation.
-const PROGRESS_DEADLINE_NS: i64 = 600 * SECOND_NS;
 /// For how long the revision whose bounds are looked at has been inactive: longer than any grace
 /// or retention period.
 const LONG_INACTIVE_NS: i64 = 100 * 3600 * SECOND_NS;
@@ -261,90 +256,33 @@ pub fn derived(pod_autoscaler: &PodAutoscaler, settings: &Settings) -> Derived {
     }
 }
 
-/// A PodAutoscaler as scenarios have it: defaults written out, everything else empty.
-pub fn pod_autoscaler(
-    mut annotations: Annotations,
-    container_concurrency: i64,
-    reachability: &str,
-) -> PodAutoscaler {
-    let class = class(&annotations).to_owned();
-    annotations
-        .entry(annotation::CLASS.name.to_owned())
-        .or_insert(class);
-    let labels = [CONFIGURATION_LABEL, REVISION_LABEL]
-        .map(|label| (label.to_owned(), "scenario".to_owned()));
-    PodAutoscaler {
-        id: RevisionId::new("default", "scenario"),
-        uid: "pod-autoscaler".to_owned(),
-        generation: 1,
-        annotations,
-        labels: labels.into(),
-        spec: PodAutoscalerSpec {
-            container_concurrency,
-            scale_target_ref: ScaleTargetRef::default(),
-            reachability: Reachability::parse(reachability),
-            protocol_type: "http1".to_owned(),
-        },
-        status: PodAutoscalerStatus {
-            observed_generation: 1,
-            service_name: "scenario".to_owned(),
-            ..PodAutoscalerStatus::default()
-        },
-    }
-}
-
 /// A scenario being replayed.
 struct Replay {
     start: UnixTime,
-    config: config::Autoscaler,
-    pod_autoscaler: PodAutoscaler,
-    settings: Settings,
-    collection: Collection,
-    decider: Decider,
-    decider_status: DeciderStatus,
-    sks: ServerlessService,
-    replicas: i32,
+    control: Control,
 }
 
 impl Replay {
     fn new(scenario: &Scenario) -> Result<Self, InvalidScenario> {
         let start = UnixTime(scenario.start.saturating_mul(MILLISECOND_NS));
         let config = config::Autoscaler::parse(&scenario.config)?;
-        let mut pod_autoscaler = pod_autoscaler(
+        let pod_autoscaler = pod_autoscaler(
             scenario.annotations.clone(),
             scenario.container_concurrency,
             &scenario.reachability,
         );
-        let settings = settings(&pod_autoscaler, &config);
-        let status = &mut pod_autoscaler.status;
-        status.initialize_conditions(start);
-        let mut replicas = settings.decider.initial_scale;
-        if scenario.initial_ready > 0 {
-            status.mark_active(start);
-            status.mark_scale_target_initialized(start);
-            replicas = i32::try_from(scenario.initial_ready).unwrap_or(i32::MAX);
-        }
-        Ok(Self {
-            start,
-            collection: Collection::new(&settings.collection),
-            decider: Decider::new(&settings.decider, scenario.initial_ready, start),
-            decider_status: DeciderStatus::initial(&settings.decider),
-            sks: serverless_service(&pod_autoscaler),
-            config,
-            pod_autoscaler,
-            settings,
-            replicas,
-        })
+        let control = Control::new(pod_autoscaler, config, scenario.initial_ready, start);
+        Ok(Self { start, control })
     }
 
     fn run(mut self, scenario: &Scenario) -> Result<Report, InvalidScenario> {
         let mut report = Report {
-            derived: derived(&self.pod_autoscaler, &self.settings),
-            active_threshold: self.settings.active_threshold(false),
-            initial_panic: self.decider.is_panicking(),
+            derived: self.derived(),
+            active_threshold: self.control.settings.active_threshold(false),
+            initial_panic: self.control.decider.is_panicking(),
             initial_status: Status {
-                desired_scale: self.decider_status.desired_scale,
-                excess_burst_capacity: self.decider_status.excess_burst_capacity,
+                desired_scale: self.control.decider_status.desired_scale,
+                excess_burst_capacity: self.control.decider_status.excess_burst_capacity,
             },
             initial: self.initial(scenario.initial_ready),
             ticks: Vec::with_capacity(scenario.ticks.len()),
@@ -358,13 +296,11 @@ impl Replay {
             let sample = samples.peek().map_or(i64::MAX, |sample| sample.at);
             if let Some(update) = updates.next_if(|update| update.at <= sample.min(tick)) {
                 self.update(update)?;
-                report
-                    .updates
-                    .push(derived(&self.pod_autoscaler, &self.settings));
+                report.updates.push(self.derived());
             } else if let Some(sample) = samples.next_if(|sample| sample.at <= tick) {
                 let poked = tick == sample.at
                     && scenario.poked_ticks.contains(&report.ticks.len())
-                    && self.decider_status.is_poked_by(sample.concurrency);
+                    && self.control.decider_status.is_poked_by(sample.concurrency);
                 self.record(sample);
                 if poked && let Some((&at, &ready)) = ticks.next() {
                     report.ticks.push(self.tick(at, ready));
@@ -378,31 +314,34 @@ impl Replay {
     }
 
     fn time(&self, at: i64) -> UnixTime {
-        UnixTime(
-            self.start
-                .0
-                .saturating_add(at.saturating_mul(MILLISECOND_NS)),
-        )
+        let offset = at.saturating_mul(MILLISECOND_NS);
+        UnixTime(self.start.0.saturating_add(offset))
+    }
+
+    fn derived(&self) -> Derived {
+        derived(&self.control.pod_autoscaler, &self.control.settings)
     }
 
     fn update(&mut self, update: &Update) -> Result<(), InvalidScenario> {
-        if let Some(config) = &update.config {
-            self.config = config::Autoscaler::parse(config)?;
-        }
+        let now = self.time(update.at);
+        let pod_autoscaler = &mut self.control.pod_autoscaler;
         if let Some(reachability) = &update.reachability {
-            self.pod_autoscaler.spec.reachability = Reachability::parse(reachability);
+            pod_autoscaler.spec.reachability = Reachability::parse(reachability);
         }
         if let Some(annotations) = &update.annotations {
-            self.pod_autoscaler.annotations.clone_from(annotations);
+            pod_autoscaler.annotations.clone_from(annotations);
         }
-        self.settings = settings(&self.pod_autoscaler, &self.config);
-        let now = self.time(update.at);
-        self.collection.update(&self.settings.collection, now);
+        let config = update
+            .config
+            .as_ref()
+            .map(config::Autoscaler::parse)
+            .transpose()?;
+        self.control.reconfigure(config, now);
         Ok(())
     }
 
     fn record(&mut self, sample: &Sample) {
-        self.collection.record(
+        self.control.collection.record(
             self.time(sample.at),
             sample.concurrency - sample.proxied_concurrency,
             sample.requests_per_second - sample.proxied_requests_per_second,
@@ -411,12 +350,7 @@ impl Replay {
 
     fn tick(&mut self, at: i64, ready: u32) -> Tick {
         let now = self.time(at);
-        let spec = self.settings.decider;
-        let observed = self.collection.observe(spec.scaling_metric, now);
-        let decision = self.decider.decide(&spec, observed, ready, now);
-        if let Some(decision) = decision {
-            self.decider_status.store(decision);
-        }
+        let (observed, decision) = self.control.decide(ready, now);
         let bounded = self.bounded(now);
         Tick {
             at,
@@ -424,12 +358,12 @@ impl Replay {
             valid: decision.is_some(),
             desired: decision.map_or(0, |decision| decision.desired_scale),
             excess_burst_capacity: decision.map_or(0, |decision| decision.excess_burst_capacity),
-            stable: observed.map(|Observation { stable, .. }| stable),
-            panic_value: observed.map(|Observation { panic, .. }| panic),
-            panic: self.decider.is_panicking(),
-            status_desired: self.decider_status.desired_scale,
-            status_ebc: self.decider_status.excess_burst_capacity,
-            num_activators: plan::activators_needed(ready, &spec),
+            stable: observed.map(|observed| observed.stable),
+            panic_value: observed.map(|observed| observed.panic),
+            panic: self.control.decider.is_panicking(),
+            status_desired: self.control.decider_status.desired_scale,
+            status_ebc: self.control.decider_status.excess_burst_capacity,
+            num_activators: plan::activators_needed(ready, &self.control.settings.decider),
             bounded,
             lifecycle: self.reconcile(ready, now),
         }
@@ -438,27 +372,39 @@ impl Replay {
     fn initial(&mut self, ready: u32) -> Initial {
         Initial {
             bounded: self.bounded(self.start),
-            num_activators: plan::activators_needed(ready, &self.settings.decider),
+            num_activators: plan::activators_needed(ready, &self.control.settings.decider),
             lifecycle: self.reconcile(ready, self.start),
+        }
+    }
+
+    fn reconcile(&mut self, ready: u32, now: UnixTime) -> Lifecycle {
+        let want = self.control.reconcile(ready, now).want;
+        Lifecycle {
+            want,
+            replicas: self.control.replicas,
+            mode: if self.control.is_proxied() { 'P' } else { 'S' },
+            active: self.control.active(),
+            initialized: self
+                .control
+                .pod_autoscaler
+                .status
+                .is_scale_target_initialized(),
         }
     }
 
     /// The scale when nothing but bounds and initial scale stands in its way.
     fn bounded(&self, now: UnixTime) -> i32 {
-        let mut settings = self.settings;
+        let mut settings = self.control.settings;
         settings.scale_to_zero_enabled = true;
-        let initialized = self.pod_autoscaler.status.is_scale_target_initialized();
+        let initialized = &self.control.pod_autoscaler.status;
+        let initialized = if initialized.is_scale_target_initialized() {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::Unknown
+        };
         let mut inactive = Condition::new(ACTIVE, ConditionStatus::False, Severity::Error);
         inactive.last_transition_time = UnixTime(now.0.saturating_sub(LONG_INACTIVE_NS));
-        let initialized = Condition::new(
-            SCALE_TARGET_INITIALIZED,
-            if initialized {
-                ConditionStatus::True
-            } else {
-                ConditionStatus::Unknown
-            },
-            Severity::Error,
-        );
+        let initialized = Condition::new(SCALE_TARGET_INITIALIZED, initialized, Severity::Error);
         let status = PodAutoscalerStatus {
             conditions: Conditions::from_iter([inactive, initialized]),
             ..PodAutoscalerStatus::default()
@@ -468,77 +414,10 @@ impl Replay {
             status: &status,
             sks_mode: None,
             proxy_for_ns: 0,
-            desired_scale: self.decider_status.desired_scale,
+            desired_scale: self.control.decider_status.desired_scale,
             now,
         };
         scale::scale(&input, ProbeOutcome::Activator).want
-    }
-
-    /// One reconcile whose changes all take effect at once.
-    fn reconcile(&mut self, ready: u32, now: UnixTime) -> Lifecycle {
-        let observed = Observed {
-            pod_autoscaler: &self.pod_autoscaler,
-            settings: &self.settings,
-            sks: Some(&self.sks),
-            metric: None,
-            decider: Some(DeciderSnapshot {
-                spec: self.settings.decider,
-                status: self.decider_status,
-            }),
-            pods: PodCounts {
-                ready,
-                ..PodCounts::default()
-            },
-            scale_target: Some(ScaleTarget {
-                replicas: Some(self.replicas),
-            }),
-            now,
-        };
-        let plan = plan::plan(&observed, ProbeOutcome::Activator);
-        self.pod_autoscaler.status = plan.status;
-        for action in plan.actions {
-            match action {
-                Action::Scale(replicas) => self.replicas = replicas,
-                Action::UpdateServerlessService(spec) => self.sks.spec = spec,
-                _ => {}
-            }
-        }
-        let proxied = self.sks.spec.mode == Some(OperationMode::Proxy);
-        self.sks
-            .status
-            .mark_activator_endpoints_populated(proxied || ready == 0, now);
-        let status = &self.pod_autoscaler.status;
-        Lifecycle {
-            want: plan.want.unwrap_or(UNKNOWN_SCALE),
-            replicas: self.replicas,
-            mode: if proxied { 'P' } else { 'S' },
-            active: match () {
-                () if status.is_active() => 'T',
-                () if status.is_inactive() => 'F',
-                () => 'U',
-            },
-            initialized: status.is_scale_target_initialized(),
-        }
-    }
-}
-
-fn settings(pod_autoscaler: &PodAutoscaler, config: &config::Autoscaler) -> Settings {
-    Settings::derive(&Source::of(pod_autoscaler, config, PROGRESS_DEADLINE_NS))
-}
-
-/// One with services, not yet put into a mode.
-fn serverless_service(pod_autoscaler: &PodAutoscaler) -> ServerlessService {
-    ServerlessService {
-        id: pod_autoscaler.id.clone(),
-        generation: 1,
-        controller_uid: Some(pod_autoscaler.uid.clone()),
-        spec: ServerlessServiceSpec::default(),
-        status: ServerlessServiceStatus {
-            observed_generation: 1,
-            service_name: pod_autoscaler.id.name.clone(),
-            private_service_name: format!("{}-private", pod_autoscaler.id.name),
-            ..ServerlessServiceStatus::default()
-        },
     }
 }
 

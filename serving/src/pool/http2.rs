@@ -1,0 +1,141 @@
+//! h2c connections: shared by as many exchanges as the peer allows.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use super::{Lease, Local, Upstream, UpstreamBody, dial};
+use crate::body::Body;
+use crate::forward::ForwardError;
+
+/// Receive windows of a connection and of a stream.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Request bytes buffered per stream.
+const MAX_SEND_BUFFER: usize = 256 << 10;
+/// Attempts to find or make a connection that takes the request.
+const ATTEMPTS: usize = 3;
+
+/// A connection and how many streams of ours it carries.
+#[derive(Debug)]
+pub(super) struct Shared {
+    requests: SendRequest<Body>,
+    streams: Cell<usize>,
+    /// How many the peer allows, kept up to date by the connection's task.
+    limit: Rc<Cell<usize>>,
+}
+
+/// One stream in the count.
+#[derive(Debug)]
+pub(super) struct Stream(Rc<Shared>);
+
+pub(super) async fn send(
+    upstream: &Rc<Upstream>,
+    mut request: Request<Body>,
+) -> Result<Response<UpstreamBody>, ForwardError> {
+    let mut attempt = 1;
+    loop {
+        let stream = match open(upstream).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(error.with_request(request)),
+        };
+        let mut requests = stream.0.requests.clone();
+        match requests.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease::Http2 { _stream: stream };
+                return Ok(response.map(|incoming| UpstreamBody::new(incoming, Some(lease))));
+            }
+            Err(mut failed) => {
+                let unsent = failed.take_message();
+                let error = failed.into_error();
+                match unsent {
+                    Some(unsent) if attempt < ATTEMPTS => request = unsent,
+                    Some(unsent) => {
+                        return Err(ForwardError::transport(&error, false).with_request(unsent));
+                    }
+                    None => return Err(ForwardError::transport(&error, false)),
+                }
+            }
+        }
+        attempt += 1;
+    }
+}
+
+/// A stream on a connection that has room, or on a new one.
+async fn open(upstream: &Rc<Upstream>) -> Result<Stream, ForwardError> {
+    if let Some(stream) = upstream.shared_stream() {
+        return Ok(stream);
+    }
+    let _others_wait = upstream.sharing.lock().await;
+    if let Some(stream) = upstream.shared_stream() {
+        return Ok(stream);
+    }
+    let shared = Rc::new(connect(upstream).await?);
+    if !upstream.closed.get() {
+        upstream.shared.borrow_mut().push(Rc::clone(&shared));
+    }
+    Ok(Stream::open(&shared))
+}
+
+async fn connect(upstream: &Upstream) -> Result<Shared, ForwardError> {
+    let stream = dial::dial(upstream).await?;
+    let list = u32::try_from(upstream.options.max_header_bytes).unwrap_or(u32::MAX);
+    let (requests, connection) = Builder::new(Local)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .adaptive_window(false)
+        .max_header_list_size(list)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ForwardError::transport(&error, false))?;
+    let limit = Rc::new(Cell::new(connection.current_max_send_streams()));
+    let current = Rc::clone(&limit);
+    tokio::task::spawn_local(async move {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            current.set(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "connection to the destination ended");
+        }
+    });
+    Ok(Shared {
+        requests,
+        streams: Cell::new(0),
+        limit,
+    })
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    fn shared_stream(&self) -> Option<Stream> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|it| !it.requests.is_closed());
+        let free = shared.iter().find(|it| it.streams.get() < it.limit.get());
+        free.map(Stream::open)
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn open(shared: &Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}

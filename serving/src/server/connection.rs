@@ -1,0 +1,159 @@
+//! What a handler may know about the connection of a request, and when the connection is busy.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::Activity;
+use crate::body::{Body, BodyError, Guard};
+use crate::deadline::{Deadline, Timeouts, Watch};
+
+/// The connection of a request.
+#[derive(Debug)]
+pub struct Connection {
+    peer: SocketAddr,
+    peer_ip: HeaderValue,
+    tls: bool,
+    /// Of the task that is being polled: the connection's own, or that of an HTTP/2 stream.
+    watch: RefCell<Rc<Watch>>,
+    /// Requests that were begun and whose response has not ended.
+    busy: Cell<u32>,
+    activity: Activity,
+}
+
+/// One request that keeps its connection busy.
+#[derive(Debug)]
+pub(super) struct Busy(Rc<Connection>);
+
+/// A response body that keeps its connection busy.
+#[derive(Debug)]
+pub(super) struct Answer<G: Guard> {
+    body: Body<G>,
+    _busy: Busy,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn new(peer: SocketAddr, tls: bool, watch: Rc<Watch>) -> Rc<Self> {
+        // A listener on the IPv6 wildcard sees IPv4 peers as mapped addresses; Go does not.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer_ip = HeaderValue::try_from(peer.ip().to_string())
+            .expect("an address is made of visible characters");
+        Rc::new(Self {
+            peer,
+            peer_ip,
+            tls,
+            watch: RefCell::new(watch),
+            busy: Cell::new(0),
+            activity: Activity::default(),
+        })
+    }
+
+    /// A connection that exists only in tests of handlers.
+    pub fn detached(peer: SocketAddr) -> Rc<Self> {
+        Self::new(peer, false, Watch::supervised(Rc::default()))
+    }
+
+    /// The client's address; IPv4 also when it came through an IPv6 socket.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The client's address without port, ready to be put into a header.
+    pub fn peer_ip(&self) -> &HeaderValue {
+        &self.peer_ip
+    }
+
+    /// Whether the client speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Starts the clocks of the request being handled. To be called by the handler's own future,
+    /// at most once per request.
+    pub fn deadline(&self, timeouts: &Timeouts) -> Deadline {
+        self.deadline_at(timeouts, Instant::now())
+    }
+
+    /// [`Connection::deadline`] for a caller that has read the clock already.
+    pub fn deadline_at(&self, timeouts: &Timeouts, now: Instant) -> Deadline {
+        Deadline::start(&self.watch.borrow(), timeouts, now)
+    }
+
+    pub(super) fn watch(&self) -> Rc<Watch> {
+        Rc::clone(&self.watch.borrow())
+    }
+
+    /// Exchanges the watch for that of the task that is about to be polled.
+    pub(super) fn swap_watch(&self, watch: &mut Rc<Watch>) {
+        std::mem::swap(&mut *self.watch.borrow_mut(), watch);
+    }
+
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.get() > 0
+    }
+
+    /// A request's head has been read.
+    pub(super) fn begin(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        self.activity.clear();
+        self.watch.borrow().expect_head(None);
+        Busy(Rc::clone(self))
+    }
+}
+
+// === impl Busy ===
+
+impl Busy {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        // What was read until now belongs to the request that ends.
+        self.0.activity.clear();
+    }
+}
+
+// === impl Answer ===
+
+impl<G: Guard> Answer<G> {
+    pub(super) fn new(body: Body<G>, busy: Busy) -> Self {
+        Self { body, _busy: busy }
+    }
+}
+
+impl<G: Guard> http_body::Body for Answer<G> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
