@@ -521,8 +521,10 @@ fn a_changed_configuration_reaches_running_deciders() {
     let mut platform = Platform::new(&[], 3);
     platform.load = Some(3.0);
     platform.run_seconds(80);
-    let mut autoscaler = config::Autoscaler::default();
-    autoscaler.min_scale = 5;
+    let autoscaler = config::Autoscaler {
+        min_scale: 5,
+        ..config::Autoscaler::default()
+    };
     platform.tell(Update::Config(Arc::new(ClusterConfig {
         autoscaler,
         progress_deadline: Duration::from_secs(600),
