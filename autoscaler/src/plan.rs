@@ -5,8 +5,7 @@
 //! at the first that fails, then the status. Behaviour of `pkg/reconciler/autoscaling/kpa/kpa.go`
 //! within the frame of `knative.dev/pkg/reconciler`.
 
-use std::collections::BTreeMap;
-
+use serving::annotation::{self, Annotations};
 use serving::condition::READY;
 use serving::{RevisionId, UnixTime};
 use smallvec::SmallVec;
@@ -19,12 +18,11 @@ use crate::pod_autoscaler::{
 };
 use crate::pods::PodCounts;
 use crate::scale::{self, ProbeOutcome, ScaleInput, ScaleOutcome, UNKNOWN_SCALE};
-use crate::spec::{DeciderSpec, Settings};
+use crate::spec::{DeciderSpec, Settings, scaling_metric_name};
 
 /// Activators in the path while nothing better is known, and the least number ever asked for.
 pub const MIN_ACTIVATORS: i32 = 2;
 
-const METRIC_ANNOTATION: &str = "autoscaling.knative.dev/metric";
 const NO_PRIVATE_SERVICE_NAME: &str = "No Private Service Name";
 
 /// Everything one reconcile looks at.
@@ -155,15 +153,20 @@ pub fn activators_needed(ready_pods: u32, spec: &DeciderSpec) -> i32 {
     (needed as i32).max(MIN_ACTIVATORS)
 }
 
-/// Annotations a new Metric gets: all of the PodAutoscaler's.
-pub fn metric_annotations(pod_autoscaler: &PodAutoscaler) -> BTreeMap<String, String> {
-    pod_autoscaler.annotations.clone()
+/// Annotations a new Metric gets: all of the PodAutoscaler's, and the scaling metric in any case.
+pub fn metric_annotations(pod_autoscaler: &PodAutoscaler) -> Annotations {
+    let mut annotations = pod_autoscaler.annotations.clone();
+    if !annotations.contains_key(annotation::METRIC.name) {
+        let metric = scaling_metric_name(&annotations).to_owned();
+        annotations.insert(annotation::METRIC.name.to_owned(), metric);
+    }
+    annotations
 }
 
 /// Annotations a new ServerlessService gets: those of the PodAutoscaler but the scaling metric.
-pub fn sks_annotations(pod_autoscaler: &PodAutoscaler) -> BTreeMap<String, String> {
+pub fn sks_annotations(pod_autoscaler: &PodAutoscaler) -> Annotations {
     let mut annotations = pod_autoscaler.annotations.clone();
-    annotations.remove(METRIC_ANNOTATION);
+    annotations.remove(annotation::METRIC.name);
     annotations
 }
 
@@ -457,39 +460,50 @@ impl Draft {
         if want != UNKNOWN_SCALE || self.status.desired_scale.is_none_or(|scale| scale < 0) {
             self.status.desired_scale = Some(want);
         }
-        self.compute_active(settings, want, ready);
+        let moment = self.moment();
+        compute_active(&mut self.status, settings, want, ready, moment);
     }
+}
 
-    fn compute_active(&mut self, settings: &Settings, want: i32, ready: u32) {
-        let moment = self.moment();
-        let threshold = settings.active_threshold(self.status.is_scale_target_initialized());
-        let enough = i64::from(ready) >= i64::from(threshold);
-        if enough && !self.status.service_name.is_empty() {
-            self.status.mark_scale_target_initialized(moment);
-        }
-        let moment = self.moment();
-        let wanted = want > 0 || !self.status.is_inactive();
-        if want == 0 || threshold == 0 {
-            if self.status.is_activating() && threshold > 0 {
-                let message = "The target could not be activated.";
-                self.status.mark_inactive("TimedOut", message, moment);
-            } else {
-                mark_no_traffic(&mut self.status, moment);
-            }
-        } else if enough {
-            if wanted {
-                self.status.mark_active(moment);
-            }
-        } else if wanted {
-            let message = "Requests to the target are being buffered as resources are provisioned.";
-            self.status.mark_activating("Queued", message, moment);
+/// Sets the condition `Active`, and `ScaleTargetInitialized` once enough pods are ready, from the
+/// wanted scale, the ready pods and the state so far.
+pub fn compute_active(
+    status: &mut PodAutoscalerStatus,
+    settings: &Settings,
+    want: i32,
+    ready: u32,
+    now: UnixTime,
+) {
+    let threshold = settings.active_threshold(status.is_scale_target_initialized());
+    let enough = i64::from(ready) >= i64::from(threshold);
+    if enough && !status.service_name.is_empty() {
+        status.mark_scale_target_initialized(now);
+    }
+    let wanted = want > 0 || !status.is_inactive();
+    if want == 0 || threshold == 0 {
+        // Without an initial scale nothing is wanted either; then nothing has failed.
+        if status.is_activating() && threshold > 0 {
+            let message = "The target could not be activated.";
+            status.mark_inactive("TimedOut", message, now);
         } else {
-            // Without marking anything, Ready would keep what the frame set before the body.
-            mark_no_traffic(&mut self.status, moment);
+            mark_no_traffic(status, now);
         }
+    } else if enough {
+        if wanted {
+            status.mark_active(now);
+        }
+    } else if wanted {
+        let message = "Requests to the target are being buffered as resources are provisioned.";
+        status.mark_activating("Queued", message, now);
+    } else {
+        // Without marking anything, Ready would keep what the frame set before the body.
+        mark_no_traffic(status, now);
     }
 }
 
 fn mark_no_traffic(status: &mut PodAutoscalerStatus, now: UnixTime) {
     status.mark_inactive("NoTraffic", "The target is not receiving traffic.", now);
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serving::annotation::Annotations;
 use serving::condition::{Condition, ConditionSet, ConditionStatus, Conditions, READY, Severity};
 use serving::{RevisionId, UnixTime};
 
@@ -45,7 +46,7 @@ pub struct PodAutoscaler {
     /// Decides, with the controller reference of others, what this object owns.
     pub uid: String,
     pub generation: i64,
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Annotations,
     pub labels: BTreeMap<String, String>,
     pub spec: PodAutoscalerSpec,
     pub status: PodAutoscalerStatus,

@@ -7,7 +7,7 @@
 use serving::UnixTime;
 use serving::condition::ConditionStatus;
 
-use crate::pod_autoscaler::{OperationMode, PodAutoscalerStatus};
+use crate::pod_autoscaler::{OperationMode, PodAutoscaler, PodAutoscalerStatus};
 use crate::spec::Settings;
 
 /// The scale of a revision nobody has decided about.
@@ -22,6 +22,9 @@ pub const ACTIVATION_TIMEOUT_BUFFER_NS: i64 = 30 * SECOND_NS;
 pub const INACTIVE_IN_PROXY_REQUEUE_NS: i64 = 3 * SECOND_NS;
 
 const SECOND_NS: i64 = 1_000_000_000;
+const PROTOCOL_H2C: &str = "h2c";
+const SERVICE_PORT_HTTP1: u16 = 80;
+const SERVICE_PORT_H2C: u16 = 81;
 
 /// What the scale depends on besides the probe.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +185,25 @@ fn leave_last_pod(input: &ScaleInput<'_>) -> ScaleOutcome {
     }
 }
 
+/// The URL that tells whether activators answer for the revision, which they do with status 200
+/// and the body `activator`; `None` without a public service, which counts as a failed probe.
+/// The doubled slash is how the reference asks.
+pub fn probe_url(pod_autoscaler: &PodAutoscaler, cluster_domain: &str) -> Option<String> {
+    let service = &pod_autoscaler.status.service_name;
+    if service.is_empty() {
+        return None;
+    }
+    let namespace = &pod_autoscaler.id.namespace;
+    let port = if pod_autoscaler.spec.protocol_type == PROTOCOL_H2C {
+        SERVICE_PORT_H2C
+    } else {
+        SERVICE_PORT_HTTP1
+    };
+    Some(format!(
+        "http://{service}.{namespace}.svc.{cluster_domain}:{port}//healthz"
+    ))
+}
+
 // === impl ScaleOutcome ===
 
 impl ScaleOutcome {
@@ -208,8 +230,12 @@ impl ScaleOutcome {
         self
     }
 
-    /// The number to patch the target to, given its `spec.replicas`; absent counts as 1.
+    /// The number to patch the target to, given its `spec.replicas`; absent counts as 1. Never
+    /// negative, which an unvalidated lower bound could ask for.
     pub fn patch(&self, replicas: Option<i32>) -> Option<i32> {
-        (self.apply && self.want != replicas.unwrap_or(1)).then_some(self.want)
+        (self.apply && self.want >= 0 && self.want != replicas.unwrap_or(1)).then_some(self.want)
     }
 }
+
+#[cfg(test)]
+mod tests;

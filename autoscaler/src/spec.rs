@@ -7,6 +7,16 @@
 //! what is out of range is used as it is. Behaviour of
 //! `pkg/reconciler/autoscaling/{resources/target,kpa/resources/decider}.go`.
 
+use serving::annotation::{self, Annotations, Key};
+use serving::config;
+use serving::go;
+
+use crate::pod_autoscaler::{PodAutoscaler, Reachability};
+
+/// Shortest panic window: one bucket.
+const PANIC_WINDOW_MIN_NS: i64 = SECOND_NS;
+const SECOND_NS: i64 = 1_000_000_000;
+
 /// Everything derived for one revision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
@@ -80,9 +90,191 @@ pub enum Aggregation {
     WeightedExponential,
 }
 
+/// Where the settings of one revision come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    pub annotations: &'a Annotations,
+    /// 0: unlimited.
+    pub container_concurrency: i64,
+    pub reachability: Reachability,
+    /// config-autoscaler.
+    pub autoscaler: &'a config::Autoscaler,
+    /// `progress-deadline` of config-deployment.
+    pub progress_deadline_ns: i64,
+}
+
+// === impl Source ===
+
+impl<'a> Source<'a> {
+    /// The settings of a PodAutoscaler under these config maps.
+    pub fn of(
+        pod_autoscaler: &'a PodAutoscaler,
+        autoscaler: &'a config::Autoscaler,
+        progress_deadline_ns: i64,
+    ) -> Self {
+        Self {
+            annotations: &pod_autoscaler.annotations,
+            container_concurrency: pod_autoscaler.spec.container_concurrency,
+            reachability: pod_autoscaler.spec.reachability,
+            autoscaler,
+            progress_deadline_ns,
+        }
+    }
+
+    fn reachable(&self) -> bool {
+        self.reachability != Reachability::Unreachable
+    }
+
+    /// A float that is a number: one that is not would make every comparison with it false.
+    fn float(&self, key: Key) -> Option<f64> {
+        key.float(self.annotations).filter(|value| !value.is_nan())
+    }
+
+    fn duration(&self, key: Key, default: std::time::Duration) -> i64 {
+        key.duration(self.annotations)
+            .unwrap_or_else(|| go::duration_from_std(default))
+    }
+
+    fn stable_window_ns(&self) -> i64 {
+        self.duration(annotation::WINDOW, self.autoscaler.stable_window)
+    }
+
+    fn target_burst_capacity(&self) -> f64 {
+        self.float(annotation::TARGET_BURST_CAPACITY)
+            .unwrap_or(self.autoscaler.target_burst_capacity)
+    }
+
+    fn initial_scale(&self) -> i32 {
+        annotation::INITIAL_SCALE
+            .int(self.annotations)
+            .filter(|&scale| scale != 0 || self.autoscaler.allow_zero_initial_scale)
+            .unwrap_or(self.autoscaler.initial_scale)
+    }
+
+    /// Wanted value per pod, and the value one pod can take.
+    fn target(&self) -> (f64, f64) {
+        let metric = scaling_metric_name(self.annotations);
+        let limit = self.container_concurrency as f64;
+        let (default_total, default_utilization) = if metric == annotation::METRIC_RPS {
+            (
+                self.autoscaler.rps_target_default,
+                self.autoscaler.target_utilization,
+            )
+        } else {
+            let total = if self.container_concurrency == 0 {
+                self.autoscaler.container_concurrency_target_default
+            } else {
+                limit
+            };
+            (total, self.autoscaler.container_concurrency_target_fraction)
+        };
+        let total = match self.float(annotation::TARGET) {
+            // More than a pod accepts at once would never be reached.
+            Some(target)
+                if metric == annotation::METRIC_CONCURRENCY && self.container_concurrency != 0 =>
+            {
+                target.min(limit)
+            }
+            Some(target) => target,
+            None => default_total,
+        };
+        let utilization = self
+            .float(annotation::TARGET_UTILIZATION_PERCENTAGE)
+            .map_or(default_utilization, |percentage| percentage / 100.0);
+        ((total * utilization).max(annotation::TARGET_MIN), total)
+    }
+
+    fn decider(&self) -> DeciderSpec {
+        let config = self.autoscaler;
+        let (target_value, total_value) = self.target();
+        let panic_threshold_percentage = self
+            .float(annotation::PANIC_THRESHOLD_PERCENTAGE)
+            .unwrap_or(config.panic_threshold_percentage);
+        DeciderSpec {
+            scaling_metric: if scaling_metric_name(self.annotations) == annotation::METRIC_RPS {
+                ScalingMetric::Rps
+            } else {
+                ScalingMetric::Concurrency
+            },
+            max_scale_up_rate: config.max_scale_up_rate,
+            max_scale_down_rate: config.max_scale_down_rate,
+            target_value,
+            total_value,
+            target_burst_capacity: self.target_burst_capacity(),
+            activator_capacity: config.activator_capacity,
+            panic_threshold: panic_threshold_percentage / 100.0,
+            stable_window_ns: self.stable_window_ns(),
+            scale_down_delay_ns: self
+                .duration(annotation::SCALE_DOWN_DELAY, config.scale_down_delay),
+            initial_scale: self.initial_scale(),
+            activation_scale: annotation::ACTIVATION_SCALE
+                .int(self.annotations)
+                .unwrap_or(0),
+            reachable: self.reachable(),
+        }
+    }
+
+    fn collection(&self) -> CollectionSpec {
+        let stable_window_ns = self.stable_window_ns();
+        let percentage = self
+            .float(annotation::PANIC_WINDOW_PERCENTAGE)
+            .unwrap_or(self.autoscaler.panic_window_percentage);
+        CollectionSpec {
+            stable_window_ns,
+            panic_window_ns: panic_window_ns(stable_window_ns, percentage),
+            scrape: self.target_burst_capacity() != -1.0,
+            aggregation: Aggregation::of(self.annotations),
+        }
+    }
+
+    fn bounds(&self) -> (i32, i32) {
+        let min_scale = if self.reachable() {
+            annotation::MIN_SCALE
+                .int(self.annotations)
+                .unwrap_or(self.autoscaler.min_scale)
+        } else {
+            0
+        };
+        let max_scale = annotation::MAX_SCALE
+            .int(self.annotations)
+            .unwrap_or(self.autoscaler.max_scale);
+        (min_scale, max_scale)
+    }
+
+    fn pod_retention_period_ns(&self) -> i64 {
+        if self.reachable() {
+            self.duration(
+                annotation::SCALE_TO_ZERO_POD_RETENTION_PERIOD,
+                self.autoscaler.scale_to_zero_pod_retention_period,
+            )
+        } else {
+            0
+        }
+    }
+}
+
 // === impl Settings ===
 
 impl Settings {
+    /// Reads annotations and config maps.
+    pub fn derive(source: &Source<'_>) -> Self {
+        let (min_scale, max_scale) = source.bounds();
+        Self {
+            decider: source.decider(),
+            collection: source.collection(),
+            min_scale,
+            max_scale,
+            scale_to_zero_enabled: source.autoscaler.enable_scale_to_zero,
+            scale_to_zero_grace_period_ns: go::duration_from_std(
+                source.autoscaler.scale_to_zero_grace_period,
+            ),
+            pod_retention_period_ns: source.pod_retention_period_ns(),
+            progress_deadline_ns: annotation::PROGRESS_DEADLINE
+                .duration(source.annotations)
+                .unwrap_or(source.progress_deadline_ns),
+        }
+    }
+
     /// Pods that must be ready before the revision counts as active.
     pub fn active_threshold(&self, scale_target_initialized: bool) -> i32 {
         if scale_target_initialized {
@@ -92,3 +284,52 @@ impl Settings {
         }
     }
 }
+
+// === impl Aggregation ===
+
+impl Aggregation {
+    /// Reads the annotations of a Metric; what is unknown is linear.
+    pub fn of(annotations: &Annotations) -> Self {
+        match annotation::METRIC_AGGREGATION_ALGORITHM.get(annotations) {
+            Some(
+                annotation::AGGREGATION_WEIGHTED_EXPONENTIAL
+                | annotation::AGGREGATION_WEIGHTED_EXPONENTIAL_LEGACY,
+            ) => Self::WeightedExponential,
+            _ => Self::Linear,
+        }
+    }
+}
+
+/// The class of a PodAutoscaler with these annotations. The reconciler is stricter: it handles
+/// only objects that name its class.
+pub fn class(annotations: &Annotations) -> &str {
+    annotation::CLASS
+        .get(annotations)
+        .unwrap_or(annotation::CLASS_KPA)
+}
+
+/// The name of the metric to scale on, as the annotation or the default of the class has it.
+pub fn scaling_metric_name(annotations: &Annotations) -> &str {
+    annotation::METRIC
+        .get(annotations)
+        .unwrap_or_else(|| match class(annotations) {
+            annotation::CLASS_KPA => annotation::METRIC_CONCURRENCY,
+            annotation::CLASS_HPA => "cpu",
+            _ => "",
+        })
+}
+
+/// A share of the stable window in whole seconds, rounded half away from zero.
+fn panic_window_ns(stable_window_ns: i64, percentage: f64) -> i64 {
+    let exact = stable_window_ns as f64 * percentage / 100.0;
+    let seconds = (exact.trunc() / SECOND_NS as f64).round();
+    // The reference's conversion of what does not fit gives the least number.
+    if seconds.abs() < (i64::MAX / SECOND_NS) as f64 {
+        (seconds as i64 * SECOND_NS).max(PANIC_WINDOW_MIN_NS)
+    } else {
+        PANIC_WINDOW_MIN_NS
+    }
+}
+
+#[cfg(test)]
+mod tests;

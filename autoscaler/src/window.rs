@@ -96,9 +96,10 @@ impl<const N: usize> Buckets<N> {
             }
         }
         let position = self.position(index);
-        for lane in 0..N {
-            self.slots[position][lane] += values[lane];
-            self.totals[lane] += values[lane];
+        let slot = self.slots[position].iter_mut();
+        for ((sum, total), value) in slot.zip(&mut self.totals).zip(values) {
+            *sum += value;
+            *total += value;
         }
     }
 

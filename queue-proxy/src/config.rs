@@ -281,18 +281,7 @@ impl TlsSettings {
 
 impl Options {
     fn read(reader: &mut Reader<'_>, observability: &Observability, legacy_metrics: bool) -> Self {
-        let depth = reader.string("PILOTLIGHT_QUEUE_DEPTH");
-        let queue_depth = (!depth.is_empty())
-            .then(|| depth.parse().ok())
-            .inspect(|parsed: &Option<u32>| {
-                if parsed.is_none() {
-                    reader.invalid(
-                        "PILOTLIGHT_QUEUE_DEPTH",
-                        format!("{depth:?} is not a number of requests"),
-                    );
-                }
-            })
-            .flatten();
+        let queue_depth = queue_depth(reader);
         let user_metrics_port = optional_port(reader, "METRICS_PROMETHEUS_PORT")
             .or_else(|| observability.prometheus_port())
             .unwrap_or(USER_METRICS_PORT);
@@ -305,6 +294,23 @@ impl Options {
             ..Self::default()
         }
     }
+}
+
+/// A queue that takes nobody would refuse requests while places are free.
+fn queue_depth(reader: &mut Reader<'_>) -> Option<u32> {
+    const NAME: &str = "PILOTLIGHT_QUEUE_DEPTH";
+    let text = reader.string(NAME);
+    if text.is_empty() {
+        return None;
+    }
+    let depth = text.parse().ok().filter(|depth| *depth > 0);
+    if depth.is_none() {
+        reader.invalid(
+            NAME,
+            format!("{text:?} is not a number of requests above 0"),
+        );
+    }
+    depth
 }
 
 fn optional_port(reader: &mut Reader<'_>, name: &'static str) -> Option<u16> {

@@ -4,20 +4,29 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serving::breaker::Breaker;
 use serving::lifecycle::{Drain, InFlight};
+use tokio::time::Instant;
+
+use crate::readiness::Readiness;
 
 /// A view of one running queue-proxy; cheap to clone, lives on the proxy's thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) shared: Rc<Shared>,
+    pub(crate) readiness: Rc<Readiness>,
 }
 
+/// What all parts of one queue-proxy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) drain: Drain,
     pub(crate) in_flight: InFlight,
+    pub(crate) breaker: Option<Breaker>,
     /// The verdict of the last finished readiness round.
     pub(crate) ready: Cell<bool>,
+    /// When the latest request that is no probe arrived.
+    pub(crate) last_arrival: Cell<Option<Instant>>,
 }
 
 // === impl Handle ===
@@ -29,10 +38,27 @@ impl Handle {
         self.shared.in_flight.count()
     }
 
+    /// Requests that the app is working on, and those that wait for a place. Without a limit
+    /// nothing waits.
+    pub fn load(&self) -> (u64, u64) {
+        self.shared.load()
+    }
+
+    /// Requests that wait for a place.
+    pub fn queued(&self) -> u64 {
+        self.load().1
+    }
+
     /// Whether the last readiness round succeeded and no drain has begun. Nothing probes in the
-    /// background: the verdict is as old as the last probe request.
+    /// background: the verdict is as old as the last probe request or call of [`Handle::probe`].
     pub fn ready(&self) -> bool {
         self.shared.ready.get() && !self.is_draining()
+    }
+
+    /// Asks the app now, as a probe request would: joins the round under way or begins one.
+    /// Cancel safe; the round goes on.
+    pub async fn probe(&self) -> bool {
+        !self.is_draining() && self.readiness.ready().await
     }
 
     /// Whether probes are refused because the instance is going away.
@@ -44,5 +70,22 @@ impl Handle {
     /// of [`crate::run`] resolves when the drain has ended.
     pub fn drain(&self, quiet_period: Duration) {
         self.shared.drain.signal(quiet_period);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn load(&self) -> (u64, u64) {
+        match &self.breaker {
+            Some(breaker) => (breaker.active(), breaker.queued()),
+            None => (u64::try_from(self.in_flight.count()).unwrap_or(u64::MAX), 0),
+        }
+    }
+
+    /// A request that is no probe arrived.
+    pub(crate) fn arrived(&self, now: Instant) {
+        self.drain.request(now);
+        self.last_arrival.set(Some(now));
     }
 }

@@ -5,6 +5,7 @@
 //! with ports and signals, and by `local` with listeners of its own and several instances in one
 //! process. Nothing here is global, and nothing reads the environment but [`Config`].
 
+mod accounting;
 mod admin;
 pub mod config;
 mod endpoint;
@@ -13,9 +14,12 @@ mod listeners;
 mod metrics;
 mod proxy;
 mod readiness;
+mod stack;
 mod statistics;
+mod tls;
 
 pub use config::{Config, Identity, Options, ProbePacing};
 pub use handle::Handle;
 pub use listeners::{BindError, Listeners};
-pub use proxy::{Error, QueueProxy, StartError, run};
+pub use proxy::{QueueProxy, StartError, run};
+pub use tls::{PolicyError, TlsError, certificates_exist};

@@ -35,6 +35,10 @@ pub(crate) struct Statistics {
     snapshot: RefCell<Bytes>,
 }
 
+/// Serves the last report.
+#[derive(Debug)]
+pub(crate) struct StatisticsEndpoint(pub(crate) Rc<Statistics>);
+
 // === impl Statistics ===
 
 impl Statistics {
@@ -65,12 +69,12 @@ impl Statistics {
     }
 }
 
-impl Handler for Statistics {
+impl Handler for StatisticsEndpoint {
     type Guard = ();
 
     async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
         match endpoint::route(&request, PATH) {
-            Route::Found => endpoint::content(PROTOBUF_MIME_TYPE, self.snapshot.borrow().clone()),
+            Route::Found => endpoint::content(PROTOBUF_MIME_TYPE, self.0.snapshot.borrow().clone()),
             other => endpoint::elsewhere(other, PATH, request.method()),
         }
     }

@@ -10,7 +10,7 @@ use super::config::data;
 pub(crate) fn replay(case: &Value) -> Verdict {
     match case["kind"].as_str() {
         Some("validate") => validate(case),
-        Some("derive") => Verdict::Missing("derive".to_owned()),
+        Some("derive") => super::decider::derive(case),
         other => Verdict::Missing(other.unwrap_or("?").to_owned()),
     }
 }

@@ -2,6 +2,8 @@
 //! conditions with a bound instead of sleeping.
 
 pub mod client;
+pub mod load;
+pub mod manifest;
 pub mod pilotlight;
 
 use std::fmt::Debug;

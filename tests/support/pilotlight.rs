@@ -16,6 +16,9 @@ use tokio::process::{Child, Command};
 use crate::client::{Answer, Call};
 use crate::{eventually, within};
 
+/// Silence shows in seconds: the platform's default grace period alone would be half a minute.
+pub const QUICK_TO_ZERO: &str = "scale-to-zero-grace-period: \"1s\"";
+
 /// The longest output that is kept of one process.
 const KEPT_LINES: usize = 20_000;
 
@@ -127,6 +130,12 @@ impl Pilotlight {
         if !options.manifest.is_empty() {
             let path = folder.path().join("service.yaml");
             std::fs::write(&path, options.manifest).expect("the manifest can be written");
+            command.arg("-f").arg(path);
+        }
+        if !options.manifest.is_empty() && !options.manifest.contains("config-autoscaler") {
+            let path = folder.path().join("config-autoscaler.yaml");
+            std::fs::write(&path, config_autoscaler(QUICK_TO_ZERO))
+                .expect("the config can be written");
             command.arg("-f").arg(path);
         }
         command
@@ -256,6 +265,13 @@ impl Pilotlight {
             Err(_) => panic!("pilotlight still runs after {bound:?}:\n{}", self.output()),
         }
     }
+}
+
+/// A ConfigMap `config-autoscaler` with lines of data.
+pub fn config_autoscaler(data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: config-autoscaler, namespace: knative-serving}}\ndata:\n  {data}\n---\n"
+    )
 }
 
 /// The live processes whose environment contains `text`, e.g. `K_SERVICE=hello`.

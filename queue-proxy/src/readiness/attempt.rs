@@ -15,7 +15,7 @@ pub(super) const USER_AGENT: &str = "kube-probe//";
 /// Why an attempt or a round failed; the text is for the operator and no program parses it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
-    #[error("dial tcp {address}: {source}")]
+    #[error("dial tcp {address}: {}", connect_text(.source))]
     Connect { address: String, source: io::Error },
     #[error("dial tcp {0}: i/o timeout")]
     ConnectTimeout(String),
@@ -35,6 +35,15 @@ pub(super) enum ProbeError {
     Missing,
     #[error("context deadline exceeded")]
     RoundExpired,
+}
+
+/// The texts that operators know from Go, without the system's number.
+fn connect_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connect: connection reset by peer".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Tries `action` once within `limit`.

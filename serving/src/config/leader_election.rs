@@ -67,14 +67,13 @@ impl LeaderElection {
         let mut config = Self::default();
         let mut reader = Reader::new(data);
         // The legacy spellings come first, so that the newer ones win.
-        for key in ["leaseDuration", "lease-duration"] {
-            reader.duration(key, &mut config.lease_duration);
-        }
-        for key in ["renewDeadline", "renew-deadline"] {
-            reader.duration(key, &mut config.renew_deadline);
-        }
-        for key in ["retryPeriod", "retry-period"] {
-            reader.duration(key, &mut config.retry_period);
+        for [lease_duration, renew_deadline, retry_period] in [
+            ["leaseDuration", "renewDeadline", "retryPeriod"],
+            ["lease-duration", "renew-deadline", "retry-period"],
+        ] {
+            reader.duration(lease_duration, &mut config.lease_duration);
+            reader.duration(renew_deadline, &mut config.renew_deadline);
+            reader.duration(retry_period, &mut config.retry_period);
         }
         reader.uint32("buckets", &mut config.buckets);
         config.lease_names_prefix_mapping = lease_names(data);

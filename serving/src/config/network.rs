@@ -1,9 +1,9 @@
 //! `config-network`: mesh and TLS settings of the data plane.
 //! Upstream: `knative.dev/networking/pkg/config/config.go`.
 
-use gotmpl::Template;
+mod templates;
 
-use super::{Data, InvalidConfig, Reader, template_problem};
+use super::{Data, InvalidConfig, Reader};
 use crate::go::quote;
 
 /// The name of the ConfigMap.
@@ -64,13 +64,11 @@ impl Network {
                 rest.rollout_duration
             )
         });
-        for (name, text) in [
-            ("domain-template", rest.domain_template),
-            ("tag-template", rest.tag_template),
+        for complaint in [
+            templates::check_domain(&rest.domain_template),
+            templates::check_tag(&rest.tag_template),
         ] {
-            if let Err(error) = Template::new(name).parse(&text) {
-                reader.problem(template_problem(name, &error));
-            }
+            reader.problems.extend(complaint);
         }
         check_http_protocol(&mut reader);
         match encryption(&mut reader, "system-internal-tls") {
@@ -89,8 +87,8 @@ impl Network {
     fn read(&mut self, reader: &mut Reader<'_>) -> Unused {
         let mut rest = Unused {
             rollout_duration: 0,
-            domain_template: String::new(),
-            tag_template: String::new(),
+            domain_template: templates::DEFAULT_DOMAIN.to_owned(),
+            tag_template: templates::DEFAULT_TAG.to_owned(),
         };
         // The legacy spellings come first, so that the newer ones win.
         let mut ignored = false;

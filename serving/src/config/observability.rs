@@ -209,7 +209,8 @@ impl Observability {
     }
 
     /// The value of `OBSERVABILITY_CONFIG`: what is empty or zero is left out, intervals are
-    /// integer nanoseconds, and `<`, `>`, `&` are escaped.
+    /// integer nanoseconds, and `<`, `>`, `&` are escaped. A sampling rate that is NaN, which JSON
+    /// cannot express, becomes `null` and so the default.
     pub fn to_json(&self) -> String {
         json::to_json(self)
     }

@@ -219,6 +219,45 @@ fn network_keys_of_the_controller_must_parse() {
 }
 
 #[test]
+fn domain_templates_are_tried_out() {
+    let complaint = |text| {
+        Network::parse(&data(&[("domain-template", text)]))
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    for text in [
+        "{{.Name}}.{{.Domain}}",
+        "{{if index .Annotations \"sub\"}}{{.Name}}{{else}}x{{end}}.{{.Domain}}",
+        "{{with .Labels.team}}{{.}}.{{end}}{{.Domain}}",
+        "{{.Domain}}/",
+    ] {
+        assert_eq!(complaint(text), "", "{text}");
+    }
+    for (text, expected) in [
+        ("", "empty hostname"),
+        (":80", "empty hostname"),
+        (
+            "{{.Domain}}/{{.Name}}",
+            "domain template has url path: /foo",
+        ),
+        ("{{.Domain}}?a", "domain template has url path: /?a"),
+        (
+            "{{.Name}} {{.Domain}}",
+            "parse \"https://foo baz.com\": invalid character \" \" in host name",
+        ),
+        (
+            "{{.Nam}}",
+            "template: domain-template:1: executing \"domain-template\": can't evaluate field Nam",
+        ),
+    ] {
+        assert_eq!(complaint(text), expected);
+    }
+    let tag = data(&[("tag-template", "{{.Domain}}")]);
+    assert!(Network::parse(&tag).is_err(), "tags know no domain");
+}
+
+#[test]
 fn components_log_at_their_own_level_or_at_that_of_zap() {
     let config = Logging::parse(&data(&[
         ("loglevel.activator", "DEBUG"),

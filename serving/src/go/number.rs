@@ -61,19 +61,36 @@ pub fn parse_float(text: &str) -> Result<f64, InvalidNumber> {
 }
 
 /// Prints a float as Go's `%v`: the shortest digits that parse back to the same value, with an
-/// exponent (of at least two digits) below 1e-4 and from 1e21.
+/// exponent (of at least two digits) below 1e-4 and from 1e6.
 pub fn format_float(value: f64) -> String {
     if !value.is_finite() {
         return not_finite(value);
     }
-    let scientific = format!("{value:e}");
+    let scientific = shortest(value);
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if value != 0.0 && !(-4..21).contains(&exponent) {
+    if value != 0.0 && !(-4..6).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
     }
     format!("{value}")
+}
+
+/// The shortest digits that parse back to the value, with an exponent. Of two that are equally near,
+/// Go chooses the even one and the standard library the larger.
+fn shortest(value: f64) -> String {
+    let text = format!("{value:e}");
+    let digits = text
+        .bytes()
+        .take_while(|c| *c != b'e')
+        .filter(u8::is_ascii_digit)
+        .count();
+    let nearest = format!("{value:.*e}", digits.saturating_sub(1));
+    if nearest.parse() == Ok(value) {
+        nearest
+    } else {
+        text
+    }
 }
 
 /// Prints a float as Go's `%f`: six digits after the point.

@@ -1,0 +1,13 @@
+//! A queue-proxy on real sockets between a real client and a small app. The names of tests that
+//! begin with `row_` are rows of the operator documentation's table of edge cases.
+
+mod admission;
+mod app;
+mod client;
+mod drain;
+mod forwarding;
+mod instance;
+mod probes;
+mod readiness;
+mod statistics;
+mod timeouts;
