@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use autoscaler::pod_autoscaler::{
-    ACTIVE, CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus, REVISION_LABEL,
-    Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService, ServerlessServiceSpec,
-    ServerlessServiceStatus,
+    ACTIVE, CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
+    REVISION_LABEL, Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService,
+    ServerlessServiceSpec, ServerlessServiceStatus,
 };
 use http::HeaderValue;
 use serving::annotation::INITIAL_SCALE;
