@@ -94,6 +94,8 @@ impl Cluster {
         ports: Ports,
         paths: Paths,
     ) -> Self {
+        let outbox = Outbox::default();
+        outbox.mark_config();
         Self {
             paths,
             settings: RefCell::new(settings),
@@ -105,7 +107,7 @@ impl Cluster {
             routes: RefCell::default(),
             ports: RefCell::new(ports),
             guard: RefCell::new(guard),
-            outbox: Outbox::default(),
+            outbox,
             next_replica: Cell::new(1),
             replicas: Cell::new(0),
             over_limit: Cell::new(false),
@@ -122,6 +124,11 @@ impl Cluster {
     /// How long requests of a replica that goes away may still take.
     pub fn drain_timeout(&self) -> Duration {
         self.settings.borrow().drain_timeout
+    }
+
+    /// The autoscaler's settings.
+    pub fn config(&self) -> Autoscaler {
+        self.config.borrow().clone()
     }
 
     /// The present.
@@ -168,7 +175,10 @@ impl Cluster {
     ) -> Result<Changes, Vec<Finding>> {
         let changes = self.catalog.borrow_mut().apply(documents)?;
         self.settings.borrow_mut().tag_header = tag_header;
-        self.config.replace(config.clone());
+        // The autoscaler reconciles nothing before it has heard the first.
+        if self.config.replace(config.clone()) != *config {
+            self.outbox.mark_config();
+        }
         for id in &changes.removed {
             self.remove(id);
         }
