@@ -28,6 +28,7 @@ use crate::handle::{Handle, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::{Metrics, MetricsEndpoint};
 use crate::readiness::{Probe, Readiness, Report};
+use crate::request_log::RequestLogger;
 use crate::stack::Stack;
 use crate::statistics::{Statistics, StatisticsEndpoint};
 use crate::tls::{Certificates, TlsError};
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The queue's depth is out of range.
     #[error("queue parameters are invalid")]
     Breaker(#[from] ParamsError),
+    /// No thread can be started for the request log.
+    #[error("failed to start the request log")]
+    RequestLog(#[from] std::io::Error),
     /// The certificate or the TLS policy cannot be used.
     #[error("failed to set up TLS")]
     Tls(#[from] TlsError),
@@ -70,6 +74,7 @@ pub struct QueueProxy {
     config: Config,
     shared: Rc<Shared>,
     readiness: Rc<Readiness>,
+    log: Option<Rc<RequestLogger>>,
 }
 
 /// The running servers, in the order in which they end.
@@ -125,10 +130,12 @@ impl QueueProxy {
         };
         let pacing = config.options.probe_pacing;
         let readiness = Readiness::new(probes, pacing, report, Rc::clone(&shared));
+        let log = RequestLogger::new(&config)?;
         Ok(Self {
             config,
             shared,
             readiness,
+            log,
         })
     }
 
@@ -161,6 +168,10 @@ impl QueueProxy {
         self.shared.drain.quiet().await;
         servers.drain().await;
         self.drain_tunnels(&tunnels).await;
+        drop(servers);
+        if let Some(log) = &self.log {
+            log.flush();
+        }
         tracing::info!("Shutdown complete, exiting...");
         Ok(())
     }
@@ -251,6 +262,7 @@ impl QueueProxy {
             ),
             tunnels: tunnels.clone(),
             metrics: metrics.cloned(),
+            log: self.log.clone(),
         }
     }
 

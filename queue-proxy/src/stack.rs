@@ -33,8 +33,9 @@ use tokio::time::Instant;
 use crate::accounting::{RequestGuard, TimeoutNames};
 use crate::endpoint::is_any_target;
 use crate::handle::Shared;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ServerFacts};
 use crate::readiness::Readiness;
+use crate::request_log::{Entry, RequestLogger};
 
 /// The value of [`NOT_STARTED_HEADER`].
 const QUEUE_FULL: HeaderValue = HeaderValue::from_static("queue-full");
@@ -54,6 +55,7 @@ pub(crate) struct Stack {
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) tunnels: Tunnels,
     pub(crate) metrics: Option<Rc<Metrics>>,
+    pub(crate) log: Option<Rc<RequestLogger>>,
 }
 
 /// Why the app's answer is not to be had.
@@ -84,14 +86,19 @@ impl Handler for Stack {
         if is_any_target(&request) {
             return Response::new(Body::empty(None));
         }
-        let class = match RequestClass::of(request.headers()) {
-            RequestClass::HealthCheck { probe, .. } => return self.health_check(probe).await,
-            RequestClass::NetworkProbe(hash) => return self.network_probe(hash),
+        let now = Instant::now();
+        let class = RequestClass::of(request.headers());
+        let guard = self.guard(&request, connection, class.is_probe(), now);
+        let class = match class {
+            RequestClass::HealthCheck { probe, .. } => {
+                return recorded(self.health_check(probe).await, guard);
+            }
+            RequestClass::NetworkProbe(hash) => return recorded(self.network_probe(hash), guard),
             RequestClass::Ordinary => Class::Ordinary,
             RequestClass::KubeletStyle => Class::KubeletStyle,
             RequestClass::ForwardedProbe => Class::ForwardedProbe,
         };
-        self.serve(request, class, connection).await
+        self.serve(request, class, connection, guard, now).await
     }
 }
 
@@ -142,22 +149,50 @@ fn shutting_down() -> Response<GuardedBody> {
     error_response(StatusCode::SERVICE_UNAVAILABLE, "shutting down", None)
 }
 
+/// Puts the answer to a probe on record, where probes are.
+fn recorded(response: Response<GuardedBody>, mut guard: RequestGuard) -> Response<GuardedBody> {
+    if !guard.is_recorded() {
+        return response;
+    }
+    guard.refused(response.status());
+    response.map(|body| body.map_guard(|_| Some(guard)))
+}
+
 // === impl Stack: requests ===
 
 impl Stack {
+    /// A guard that records what log and metrics want to know of this request.
+    fn guard(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        is_probe: bool,
+        now: Instant,
+    ) -> RequestGuard {
+        let mut guard = RequestGuard::default();
+        let metrics = self.metrics.as_ref().filter(|_| !is_probe);
+        let log = self.log.as_ref().filter(|log| !is_probe || log.probes);
+        guard.record(
+            metrics.map(|metrics| {
+                let facts = ServerFacts::of(request, connection.is_tls());
+                (Rc::clone(metrics), facts)
+            }),
+            log.map(|log| Entry::new(log, request, connection)),
+            now,
+        );
+        guard
+    }
+
     async fn serve(
         &self,
         mut request: Request<Incoming>,
         class: Class,
         connection: &Connection,
+        mut guard: RequestGuard,
+        now: Instant,
     ) -> Response<GuardedBody> {
-        let now = Instant::now();
         self.shared.arrived(now);
-        let mut guard =
-            RequestGuard::new(self.shared.in_flight.enter(), self.timeout_names.clone());
-        if self.metrics.is_some() && class == Class::Ordinary {
-            guard.record(&request, connection, self.metrics.as_ref(), now);
-        }
+        guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
         let capable = request.headers_mut().remove(CAPABILITY_HEADER).is_some();
         let deadline = connection.deadline(&self.timeouts);
         let answer = deadline
@@ -197,7 +232,10 @@ impl Stack {
             let proxied = knative::is_proxied(request.headers());
             guard.arrive(&self.stats, self.clock, proxied, now);
             restore_host(&mut request);
+            guard.rewritten(request.headers());
             self.admit(guard).await?;
+        } else {
+            guard.rewritten(request.headers());
         }
         if class == Class::Ordinary
             && let Some(metrics) = &self.metrics
