@@ -214,7 +214,7 @@ async fn serve_tunnels(socket: TcpListener) {
                 if head.is_empty() {
                     return;
                 }
-                if head.contains("k-network-probe") {
+                if head.contains("K-Network-Probe") {
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
                     stream.write_all(answer).await.unwrap();
                     continue;
@@ -275,7 +275,7 @@ async fn serve_broken(socket: TcpListener, breaks: bool) {
                 if head.is_empty() {
                     return;
                 }
-                if head.contains("k-network-probe") {
+                if head.contains("K-Network-Probe") {
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
                     stream.write_all(answer).await.unwrap();
                     continue;
