@@ -11,3 +11,4 @@ mod probes;
 mod readiness;
 mod statistics;
 mod timeouts;
+mod tls;
