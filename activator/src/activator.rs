@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
@@ -257,7 +257,8 @@ impl Shared {
         let mut redispatches = 0;
         let mut connects = 0;
         loop {
-            let slot = wait(entry, acquire).await?;
+            let unread = request.as_ref().is_some_and(is_unread);
+            let slot = wait(entry, acquire, unread.then_some(connection)).await?;
             let tracker = slot.permit().tracker();
             let upstream = self.upstreams.get(tracker.dest());
             let mut sent = request.take().expect("kept, or the loop has ended");
@@ -355,17 +356,37 @@ impl Shared {
     }
 }
 
-/// Waits for a slot, counted as queued meanwhile.
-async fn wait(entry: &Arc<Entry>, acquire: Acquire) -> Result<Slot, Failure> {
+/// Waits for a slot, counted as queued meanwhile. `watched` is the connection of a client whose
+/// leaving nobody else would notice.
+async fn wait(
+    entry: &Arc<Entry>,
+    acquire: Acquire,
+    watched: Option<&Connection>,
+) -> Result<Slot, Failure> {
     let permit = if acquire.is_waiting() {
         let _queued = Queued::new(&entry.metrics.queued);
-        acquire.await
+        match watched {
+            Some(connection) => {
+                // Boxed: most requests have no use for it.
+                let hung_up = Box::pin(connection.hung_up());
+                tokio::select! {
+                    permit = acquire => permit,
+                    () = hung_up => return Err(Failure::ClientLeft),
+                }
+            }
+            None => acquire.await,
+        }
     } else {
         acquire.await
     };
     permit
         .map(|permit| Slot::new(permit, entry))
         .map_err(Failure::Refused)
+}
+
+/// Whether the body of an HTTP/1 request is still in the socket.
+fn is_unread(request: &Request<Body>) -> bool {
+    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
 }
 
 /// A copy of a request that can be sent once more, which takes a body that is empty.
