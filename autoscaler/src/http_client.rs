@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
@@ -41,6 +41,17 @@ pub(crate) struct Answer {
     pub(crate) reusable: bool,
 }
 
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The connection broke, or what arrived is not HTTP.
+    #[error("failed to exchange a request")]
+    Http(#[from] hyper::Error),
+    /// The peer closed the connection.
+    #[error("connection closed before an answer arrived")]
+    Closed,
+}
+
 // === impl Connection ===
 
 impl Connection {
@@ -59,22 +70,25 @@ impl Connection {
         &mut self,
         request: Request<Empty<Bytes>>,
         body_limit: usize,
-    ) -> hyper::Result<Answer> {
+    ) -> Result<Answer, ExchangeError> {
         let Self { sender, driver } = self;
         let exchange = async {
             sender.ready().await?;
             let (head, mut incoming) = sender.send_request(request).await?.into_parts();
             let (body, whole) = read(&mut incoming, body_limit).await?;
-            // Ready again only if the peer keeps the connection open.
-            let reusable = whole && sender.ready().await.is_ok();
-            Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body,
-                reusable,
-            })
+            Ok::<_, hyper::Error>((head, body, whole))
         };
-        drive(exchange, driver).await
+        let (head, body, whole) = drive(exchange, driver)
+            .await
+            .ok_or(ExchangeError::Closed)??;
+        // Ready again only if the peer keeps the connection open.
+        let reusable = whole && matches!(drive(sender.ready(), driver).await, Some(Ok(())));
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+            reusable,
+        })
     }
 }
 
@@ -85,22 +99,23 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Polls `exchange` and, whenever it has to wait, the connection below it.
+/// Polls `exchange` and, whenever it has to wait, the connection below it. `None` when the
+/// connection has ended without an answer: the sender hears of that only when it is dropped.
 async fn drive<T>(
     exchange: impl Future<Output = T>,
     driver: &mut http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>,
-) -> T {
+) -> Option<T> {
     let mut exchange = pin!(exchange);
-    let mut open = true;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(output) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(output);
+            return Poll::Ready(Some(output));
         }
-        if open && Pin::new(&mut *driver).poll(cx).is_ready() {
-            // Its end reaches the exchange through the sender.
-            open = false;
+        let ended = Pin::new(&mut *driver).poll(cx).is_ready();
+        match exchange.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if ended => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         }
-        Poll::Ready(ready!(exchange.as_mut().poll(cx)))
     })
     .await
 }

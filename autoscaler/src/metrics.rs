@@ -381,6 +381,7 @@ mod tests {
         let metrics = Metrics::register(&mut registry);
         let first = metrics.revision(labels("hello-00001"), ScalingMetric::Concurrency);
         let second = metrics.revision(labels("hello-00002"), ScalingMetric::Rps);
+        second.start(false);
         first.decided(
             DeciderStatus {
                 desired_scale: 3,

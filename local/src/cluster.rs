@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,11 +27,13 @@ use crate::supervisor::process::{Launch, Process};
 use crate::tether::{Guard, SELF};
 
 pub mod outbox;
+pub mod probe_board;
 pub mod replica;
 pub mod revision;
 pub mod updates;
 
 use outbox::{Changed, Outbox};
+use probe_board::ProbeBoard;
 use replica::{Replica, Seed, State};
 use revision::{Revision, Trouble};
 
@@ -49,9 +52,19 @@ pub struct Settings {
     pub tag_header: bool,
 }
 
+/// Where requests to public services may lead.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Tells the autoscaler.
+    pub board: ProbeBoard,
+    /// The activator's own port.
+    pub activator: SocketAddr,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Cluster {
+    paths: Paths,
     settings: RefCell<Settings>,
     config: RefCell<Autoscaler>,
     clock: AnchoredClock,
@@ -79,8 +92,10 @@ impl Cluster {
         console: Console,
         guard: Guard,
         ports: Ports,
+        paths: Paths,
     ) -> Self {
         Self {
+            paths,
             settings: RefCell::new(settings),
             config: RefCell::new(config),
             clock: AnchoredClock::new(),
@@ -188,6 +203,7 @@ impl Cluster {
         let Some(revision) = self.revisions.borrow_mut().remove(id) else {
             return;
         };
+        self.paths.board.forget(id);
         revision.removed.set(true);
         revision.wanted.set(0);
         self.outbox.mark(id, Changed::ALL);
@@ -236,6 +252,7 @@ impl Cluster {
             }
             Action::ServerlessService { spec, .. } => {
                 revision.set_serverless_service(spec, self.now());
+                self.note_path(&revision);
                 self.mark(&revision, |changed| changed.serverless_service = true);
             }
             Action::Status { status, .. } => {
@@ -390,10 +407,24 @@ impl Cluster {
             .collect();
         revision.ready.replace(ready);
         let changed = revision.reconcile_serverless_service(self.now());
+        self.note_path(revision);
         self.mark(revision, |it| {
             it.pods = true;
             it.serverless_service = changed;
         });
+    }
+
+    /// Notes where the revision's public service leads now.
+    fn note_path(&self, revision: &Revision) {
+        if revision.removed.get() {
+            return;
+        }
+        let ready = revision.ready.borrow();
+        let address = match ready.first() {
+            Some(replica) if !revision.proxied.get() => replica.data,
+            _ => self.paths.activator,
+        };
+        self.paths.board.set(&revision.id, address);
     }
 
     /// A replica's app is ready.

@@ -72,6 +72,16 @@ pub struct Manifest {
     pub settings: Settings,
 }
 
+/// Validates annotations that were not given by a manifest, as those of one would be.
+pub fn check_annotations(
+    given: &std::collections::BTreeMap<String, String>,
+    at: &str,
+    config: &serving::config::Autoscaler,
+    report: &mut Report,
+) {
+    annotations::check(given, at, config, report);
+}
+
 // === impl ThisMachine ===
 
 impl Machine for ThisMachine {

@@ -11,6 +11,7 @@ use http_body_util::Empty;
 use serving::stat::{MAX_SCRAPE_BYTES, Stat};
 
 pub(crate) use crate::http_client::Connection;
+pub use crate::http_client::ExchangeError;
 use crate::http_client::{self, Answer};
 
 /// The whole of one request, from dialling to the last byte.
@@ -33,7 +34,7 @@ pub enum PodScrapeError {
     },
     /// The connection broke, or what arrived is not HTTP.
     #[error("failed to exchange a request: {0}")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] ExchangeError),
     /// An answer with another status than 2xx.
     #[error("GET request returned HTTP status code {0}")]
     Status(StatusCode),
@@ -91,7 +92,7 @@ async fn attempt(
         .map_err(|source| PodScrapeError::Connect { address, source })?;
     let mut connection = Connection::over(stream)
         .await
-        .map_err(PodScrapeError::Exchange)?;
+        .map_err(|error| PodScrapeError::Exchange(error.into()))?;
     let answer = exchange(&mut connection, address, heading)
         .await
         .map_err(PodScrapeError::Exchange)?;
@@ -102,7 +103,7 @@ async fn exchange(
     connection: &mut Connection,
     address: SocketAddr,
     heading: &Heading,
-) -> hyper::Result<Answer> {
+) -> Result<Answer, ExchangeError> {
     connection
         .exchange(request(address, heading), MAX_SCRAPE_BYTES)
         .await

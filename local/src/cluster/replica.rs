@@ -11,7 +11,7 @@ use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Duration;
 
-use queue_proxy::{Config, Listeners, ProbePacing, QueueProxy};
+use queue_proxy::{Config, Listeners, ProbePacing, QueueProxy, StartError};
 use serving::UnixTime;
 use serving::pool::{Upstream, UpstreamOptions};
 use tokio::net::TcpListener;
@@ -373,7 +373,7 @@ fn failed(cluster: &Rc<Cluster>, revision: &Rc<Revision>, replica: &Rc<Replica>,
 async fn drain(
     cluster: &Rc<Cluster>,
     replica: &Rc<Replica>,
-    sidecar: &mut JoinHandle<Result<(), queue_proxy::Error>>,
+    sidecar: &mut JoinHandle<Result<(), StartError>>,
     app: Option<Process>,
 ) {
     if app.is_some() {

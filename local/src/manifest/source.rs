@@ -10,6 +10,9 @@ use super::finding::Report;
 /// The longest manifest file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// How messages name it.
+pub const STANDARD_INPUT: &str = "standard input";
+
 /// Files of all `-f` together.
 pub const MAX_FILES: usize = 500;
 
@@ -40,8 +43,8 @@ pub fn read(sources: &[Source], input: &mut dyn Read) -> (Vec<SourceText>, Repor
     for source in sources {
         match source {
             Source::StandardInput => {
-                report.in_file("standard input");
-                texts.extend(read_text("standard input", input, &mut report));
+                report.in_file(STANDARD_INPUT);
+                texts.extend(read_text(STANDARD_INPUT, input, &mut report));
             }
             Source::Path(path) => {
                 for file in files(path, &mut report) {
