@@ -19,6 +19,7 @@ use serving::header;
 use serving::pool::Upstream;
 use serving::server::{Connection, Handler};
 use serving::stat::StatBatch;
+use serving::telemetry::LineWriter;
 use serving::upgrade::Tunnels;
 use serving::{AnchoredClock, RevisionId, names};
 use tokio::sync::mpsc;
@@ -33,6 +34,7 @@ use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::probe_handler;
+use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
 use crate::revision_throttler::{Acquire, QueueBudget, RevisionThrottler};
 use crate::stat_sink::StatSink;
@@ -66,6 +68,7 @@ pub struct Shared {
     pub(crate) notices: mpsc::Sender<Notice>,
     pub(crate) tunnels: Tunnels,
     pub(crate) draining: Cell<bool>,
+    pub(crate) request_log: RequestLogger,
 }
 
 /// What traffic tells the driver.
@@ -119,6 +122,7 @@ impl Activator {
         let arrived = Instant::now();
         let facts = Facts::of(&request, connection.is_tls());
         let deadline = connection.deadline_at(&entry.timeouts(), arrived);
+        let line = shared.request_log.line(&request, connection);
         let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
         let work = shared.proxy(&entry, request, connection);
         let result = match deadline.limit(work).await {
@@ -131,6 +135,7 @@ impl Activator {
             arrived,
             facts,
             status,
+            line,
         };
         match result {
             Ok((Forwarded { response, upgrade }, slot)) => {
@@ -174,6 +179,17 @@ impl Activator {
     /// From now on health fails, while requests are served as before.
     pub fn drain(&self) {
         self.shared.draining.set(true);
+    }
+
+    /// Where request log lines go; nowhere until this is called.
+    pub fn log_requests_to(&self, output: LineWriter) {
+        self.shared.request_log.write_to(output);
+    }
+
+    /// Turns the request log on with a template, or off. A template that cannot be used changes
+    /// nothing.
+    pub fn set_request_log(&self, template: Option<&str>) -> Result<(), TemplateRefused> {
+        self.shared.request_log.set_template(template)
     }
 
     /// Why this activator should get no traffic, if so.
