@@ -92,8 +92,12 @@ fn act(command: Command) -> Result<u8, Exit> {
             }
             print(&pages)
         }
-        Command::ExecReplica { parent, command } => {
-            let (message, code) = tether::exec_replica(parent, &command);
+        Command::ExecReplica {
+            parent,
+            open_files,
+            command,
+        } => {
+            let (message, code) = tether::exec_replica(parent, open_files, &command);
             Err(Exit::new(code, message))
         }
         Command::Guard => Ok(tether::guard(io::stdin().lock())),

@@ -30,7 +30,7 @@ use crate::options::{LogLevel, Run};
 use crate::status::collect::Sources;
 use crate::status::socket::{self, Socket};
 use crate::supervisor::port::Ports;
-use crate::tether::{Guard, SELF};
+use crate::tether::{Guard, SELF, raise_open_files};
 use crate::watch;
 
 /// The activator probes a replica for as long as its queue-proxy waits for the app, so that the
@@ -439,6 +439,7 @@ impl Parts {
                 max_replicas_per_revision: options.limits.max_replicas_per_revision,
                 max_replicas: options.limits.max_replicas,
                 tag_header: manifest.settings.tag_header_based_routing,
+                app_open_files: raise_open_files(),
             },
             config.clone(),
             console,
@@ -459,6 +460,7 @@ impl Parts {
             activator: activator_updates,
         };
         tasks.spawn_local(updates::send(Rc::clone(&cluster), to));
+        tasks.spawn_local(Rc::clone(&cluster).keep_guard());
         let acting = Rc::clone(&cluster);
         tasks.spawn_local(async move {
             while let Some(batch) = actions_received.recv().await {
