@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::sample_app::SampleApp;
 
 /// The front port when none is given.
 pub const DEFAULT_PORT: u16 = 8080;
+
+const ABOUT: &str =
+    "Knative Serving on one machine: runs Services as processes, from zero to many and back";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,7 +36,7 @@ Hosts:
 
 /// Knative Serving on one machine: runs Services as processes, from zero to many and back.
 #[derive(Debug, Parser)]
-#[command(name = "pilotlight", version, about, after_help = EXAMPLES, after_long_help = long_help(EXAMPLES))]
+#[command(name = "pilotlight", version, about = ABOUT, after_help = EXAMPLES, after_long_help = long_help(EXAMPLES))]
 #[command(
     propagate_version = true,
     subcommand_required = true,
@@ -82,6 +85,7 @@ pub enum Command {
 
 /// `pilotlight run`
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["filenames", "command"]).required(true).multiple(true))]
 pub struct Run {
     /// A manifest: a file, a folder, or - for standard input. May be repeated.
     #[arg(
@@ -141,12 +145,7 @@ pub struct Run {
     pub limits: Limits,
 
     /// A program that listens on $PORT, with its arguments; `$(PORT)` in them is replaced.
-    #[arg(
-        last = true,
-        value_name = "COMMAND",
-        conflicts_with = "filenames",
-        required_unless_present = "filenames"
-    )]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "filenames")]
     pub command: Vec<String>,
 }
 
