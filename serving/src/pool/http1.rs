@@ -123,11 +123,15 @@ async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
     let stream = dial::dial(upstream).await?;
     let activity = Activity::default();
     let io = TokioIo::new(Observed::new(stream, activity.clone()));
-    let (requests, connection) = Builder::new()
+    let mut builder = Builder::new();
+    builder
         .title_case_headers(true)
-        .max_headers(upstream.options.max_headers)
         .max_header_size(upstream.options.max_header_bytes)
-        .max_buf_size(upstream.options.max_header_bytes)
+        .max_buf_size(upstream.options.max_header_bytes);
+    if let Some(max_headers) = upstream.options.max_headers {
+        builder.max_headers(max_headers);
+    }
+    let (requests, connection) = builder
         .handshake(io)
         .await
         .map_err(|error| ForwardError::transport(&error, false))?;
