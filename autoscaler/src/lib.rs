@@ -35,6 +35,8 @@ pub mod world;
 mod activator_probe;
 pub mod driver;
 mod http_client;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod metrics;
 pub mod scraper;
 pub mod stat_server;
