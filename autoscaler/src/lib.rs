@@ -39,6 +39,7 @@ mod http_client;
 pub mod kubernetes;
 pub mod metrics;
 pub mod scraper;
+pub mod stat_forwarder;
 pub mod stat_server;
 
 pub use driver::{Autoscaler, Handle, Options, World};

@@ -190,7 +190,10 @@ impl Writer {
                 // One that is missing was deleted in the meantime.
                 if let Some(object) = cache.get(&revision) {
                     let object = object.with_status(&status);
-                    cache.put(revision.clone(), self.replace_status(&revision, &object).await?);
+                    cache.put(
+                        revision.clone(),
+                        self.replace_status(&revision, &object).await?,
+                    );
                 }
                 Ok(())
             }
@@ -304,10 +307,13 @@ impl Writer {
                 Err(error) if error.is_conflict() => {}
                 _ => break,
             }
-            let fresh = api.get(&id.name).await.map_err(|source| WriteError::Write {
-                what: "failed to update status",
-                source,
-            })?;
+            let fresh = api
+                .get(&id.name)
+                .await
+                .map_err(|source| WriteError::Write {
+                    what: "failed to update status",
+                    source,
+                })?;
             result = self.replace_status(id, &fresh.with_status(status)).await;
         }
         self.caches.pod_autoscalers.put(id.clone(), result?);

@@ -83,7 +83,10 @@ impl Candidate {
             record.lease_transitions = Some(transitions);
             return Some(record);
         }
-        let held = old.holder_identity.as_deref().is_some_and(|it| !it.is_empty());
+        let held = old
+            .holder_identity
+            .as_deref()
+            .is_some_and(|it| !it.is_empty());
         let seconds = old.lease_duration_seconds.unwrap_or_default();
         let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         if held && now < observed.at + duration {

@@ -115,7 +115,10 @@ impl Elector {
                 tracing::info!(bucket, "stopped leading");
                 continue;
             }
-            let pause = self.timing.retry_period.mul_f64(1.0 + JITTER * fastrand::f64());
+            let pause = self
+                .timing
+                .retry_period
+                .mul_f64(1.0 + JITTER * fastrand::f64());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => {}
@@ -187,7 +190,10 @@ impl Elector {
         };
         let release = async {
             let lease = api.get(bucket).await?;
-            let holder = lease.spec.as_ref().and_then(|it| it.holder_identity.clone());
+            let holder = lease
+                .spec
+                .as_ref()
+                .and_then(|it| it.holder_identity.clone());
             if holder.as_deref() == Some(&*self.identity) {
                 write(api, bucket, Some(lease), record).await?;
             }

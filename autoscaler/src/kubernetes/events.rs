@@ -56,7 +56,10 @@ impl Recorder {
         let event = event(about, reason, message, Timestamp::now());
         let api = Api::<Event>::namespaced(self.client.clone(), &namespace);
         if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "failed to record an event");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to record an event"
+            );
         }
     }
 
@@ -76,7 +79,9 @@ impl Recorder {
 
 fn event(about: &ObjectMeta, reason: &str, mut message: String, now: Timestamp) -> Event {
     if message.len() > MAX_MESSAGE {
-        let end = (0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at));
+        let end = (0..=MAX_MESSAGE)
+            .rev()
+            .find(|at| message.is_char_boundary(*at));
         message.truncate(end.unwrap_or_default());
     }
     let name = about.name.clone().unwrap_or_default();

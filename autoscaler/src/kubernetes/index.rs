@@ -151,9 +151,8 @@ fn place(metadata: &ObjectMeta) -> Option<(RevisionId, String)> {
 fn project(pod: &PodObject) -> RevisionPod {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
-    let is_ready = |condition: &PodCondition| {
-        condition.type_ == "Ready" && condition.status == "True"
-    };
+    let is_ready =
+        |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
     let ip = status
         .and_then(|status| status.pod_ip.as_deref())
         .and_then(|ip| ip.parse::<IpAddr>().ok());
@@ -329,9 +328,16 @@ mod tests {
         assert!(!told[0].pod.is_ready());
         assert_eq!(told[0].stats, Some("10.0.0.1:9090".parse().unwrap()));
         assert!(index.apply(&pod("a", "False", "10.0.0.1")).is_none());
-        assert!(pods_of(index.apply(&pod("a", "True", "10.0.0.1")))[0].pod.is_ready());
+        assert!(
+            pods_of(index.apply(&pod("a", "True", "10.0.0.1")))[0]
+                .pod
+                .is_ready()
+        );
         assert_eq!(pods_of(index.apply(&pod("b", "True", "fd00::1"))).len(), 2);
-        assert_eq!(pods_of(index.delete(&pod("a", "True", "").metadata)).len(), 1);
+        assert_eq!(
+            pods_of(index.delete(&pod("a", "True", "").metadata)).len(),
+            1
+        );
         assert!(index.delete(&pod("a", "True", "").metadata).is_none());
         let updates = index.replace(&[]);
         assert_eq!(updates.len(), 1);
@@ -387,7 +393,10 @@ mod tests {
         assert!(targets.apply(&kind, &metadata, Some(2)).is_none());
         let told = targets.replace(&kind, std::iter::empty());
         assert_eq!(replicas(told.into_iter().next()), None);
-        assert_eq!(replicas(targets.apply(&kind, &metadata, Some(3))), Some(Some(3)));
+        assert_eq!(
+            replicas(targets.apply(&kind, &metadata, Some(3))),
+            Some(Some(3))
+        );
         assert!(targets.apply(&kind, &metadata, Some(3)).is_none());
         assert_eq!(replicas(targets.disown(&object.id)), None);
         let (to_watch, update) = targets.own(&object);

@@ -148,12 +148,18 @@ pub struct Condition {
     pub message: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
 fn is_zero_i64(value: &i64) -> bool {
     *value == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
 fn is_zero_i32(value: &i32) -> bool {
     *value == 0
 }
@@ -175,10 +181,7 @@ fn controller_uid(metadata: &ObjectMeta) -> Option<String> {
 }
 
 /// Metadata of an object that a PodAutoscaler owns.
-fn owned_by(
-    owner: &pure::PodAutoscaler,
-    annotations: BTreeMap<String, String>,
-) -> ObjectMeta {
+fn owned_by(owner: &pure::PodAutoscaler, annotations: BTreeMap<String, String>) -> ObjectMeta {
     ObjectMeta {
         namespace: Some(owner.id.namespace.clone()),
         name: Some(owner.id.name.clone()),
@@ -236,7 +239,8 @@ impl Condition {
     }
 
     fn of(condition: &condition::Condition) -> Self {
-        let time = k8s_openapi::jiff::Timestamp::from_second(condition.last_transition_time.seconds());
+        let time =
+            k8s_openapi::jiff::Timestamp::from_second(condition.last_transition_time.seconds());
         Self {
             type_: condition.type_.to_string(),
             status: condition.status.as_str().to_owned(),

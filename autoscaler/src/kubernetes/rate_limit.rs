@@ -109,7 +109,11 @@ where
 impl fmt::Display for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bucket = self.bucket.lock();
-        write!(f, "one request in {:?}, burst {}", bucket.interval, bucket.burst)
+        write!(
+            f,
+            "one request in {:?}, burst {}",
+            bucket.interval, bucket.burst
+        )
     }
 }
 

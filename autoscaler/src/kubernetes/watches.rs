@@ -56,12 +56,8 @@ type Synced = oneshot::Sender<()>;
 pub(super) struct DriverEnded;
 
 /// Watches until the handler says that nobody listens any more.
-pub(super) async fn watch<K, F>(
-    api: Api<K>,
-    config: watcher::Config,
-    synced: Synced,
-    mut handle: F,
-) where
+pub(super) async fn watch<K, F>(api: Api<K>, config: watcher::Config, synced: Synced, mut handle: F)
+where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     F: AsyncFnMut(Change<K>) -> Result<(), DriverEnded>,
 {
@@ -131,14 +127,10 @@ impl Watches {
         let config = watcher::Config::default().labels(PODS_OF_REVISIONS);
         let resource = ApiResource::erase::<Pod>(&());
         let api = Api::<PodObject>::all_with(self.client.clone(), &resource);
-        watch(api, config, synced, async |change| {
-            match change {
-                Change::Apply(pod) => self.tell(index.apply(&pod)).await,
-                Change::Delete(metadata) => self.tell(index.delete(&metadata)).await,
-                Change::Replace(pods) => {
-                    self.tell(index.replace(&pods)).await
-                }
-            }
+        watch(api, config, synced, async |change| match change {
+            Change::Apply(pod) => self.tell(index.apply(&pod)).await,
+            Change::Delete(metadata) => self.tell(index.delete(&metadata)).await,
+            Change::Replace(pods) => self.tell(index.replace(&pods)).await,
         })
         .await;
     }
@@ -197,21 +189,31 @@ impl Watches {
     /// Watches ServerlessServices, of whatever class: they carry no other revision's name.
     pub(super) async fn serverless_services(self, synced: Synced) {
         let cache = self.caches.serverless_services.clone();
-        self.objects::<ServerlessService>(synced, &cache, |_| true, async |id, object| {
-            let object = object.map(|object| Box::new(object.to_pure()));
-            self.tell([Update::ServerlessService(id.clone(), object)])
-                .await
-        })
+        self.objects::<ServerlessService>(
+            synced,
+            &cache,
+            |_| true,
+            async |id, object| {
+                let object = object.map(|object| Box::new(object.to_pure()));
+                self.tell([Update::ServerlessService(id.clone(), object)])
+                    .await
+            },
+        )
         .await;
     }
 
     /// Watches Metrics, of whatever class: all are collected for.
     pub(super) async fn metrics(self, synced: Synced) {
         let cache = self.caches.metrics.clone();
-        self.objects::<Metric>(synced, &cache, |_| true, async |id, object| {
-            let object = object.map(|object| Box::new(object.to_pure()));
-            self.tell([Update::Metric(id.clone(), object)]).await
-        })
+        self.objects::<Metric>(
+            synced,
+            &cache,
+            |_| true,
+            async |id, object| {
+                let object = object.map(|object| Box::new(object.to_pure()));
+                self.tell([Update::Metric(id.clone(), object)]).await
+            },
+        )
         .await;
     }
 
@@ -220,26 +222,25 @@ impl Watches {
         let targets = Arc::new(Mutex::new(Targets::default()));
         let (kinds, kinds_receiver) = mpsc::channel(KINDS_CAPACITY);
         let cache = self.caches.pod_autoscalers.clone();
-        let objects =
-            self.objects::<PodAutoscaler>(synced, &cache, is_kpa, async |id, object| {
-                // One that is being deleted is left alone until it is gone.
-                let object = match object {
-                    Some(object) if object.metadata.deletion_timestamp.is_some() => return Ok(()),
-                    object => object.map(PodAutoscaler::to_pure),
-                };
-                let Some(object) = object else {
-                    let disowned = targets.lock().disown(id);
-                    let deleted = Update::PodAutoscalerDeleted(id.clone());
-                    return self.tell(std::iter::once(deleted).chain(disowned)).await;
-                };
-                let (kind, target) = targets.lock().own(&object);
-                let object = Update::PodAutoscaler(Box::new(object));
-                self.tell(target.into_iter().chain([object])).await?;
-                if let Some(kind) = kind {
-                    kinds.send(kind).await.map_err(|_| DriverEnded)?;
-                }
-                Ok(())
-            });
+        let objects = self.objects::<PodAutoscaler>(synced, &cache, is_kpa, async |id, object| {
+            // One that is being deleted is left alone until it is gone.
+            let object = match object {
+                Some(object) if object.metadata.deletion_timestamp.is_some() => return Ok(()),
+                object => object.map(PodAutoscaler::to_pure),
+            };
+            let Some(object) = object else {
+                let disowned = targets.lock().disown(id);
+                let deleted = Update::PodAutoscalerDeleted(id.clone());
+                return self.tell(std::iter::once(deleted).chain(disowned)).await;
+            };
+            let (kind, target) = targets.lock().own(&object);
+            let object = Update::PodAutoscaler(Box::new(object));
+            self.tell(target.into_iter().chain([object])).await?;
+            if let Some(kind) = kind {
+                kinds.send(kind).await.map_err(|_| DriverEnded)?;
+            }
+            Ok(())
+        });
         tokio::select! {
             () = objects => {}
             () = self.target_kinds(&targets, kinds_receiver) => {}
@@ -247,11 +248,7 @@ impl Watches {
     }
 
     /// Watches scale targets, kind by kind as they are first used.
-    async fn target_kinds(
-        &self,
-        targets: &Mutex<Targets>,
-        mut kinds: mpsc::Receiver<TargetKind>,
-    ) {
+    async fn target_kinds(&self, targets: &Mutex<Targets>, mut kinds: mpsc::Receiver<TargetKind>) {
         let mut watches = futures_util::stream::FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -273,7 +270,9 @@ impl Watches {
         watch(api, watcher::Config::default(), synced, async |change| {
             let updates = match change {
                 Change::Apply(object) => {
-                    let applied = targets.lock().apply(&kind, object.meta(), object.spec.replicas);
+                    let applied = targets
+                        .lock()
+                        .apply(&kind, object.meta(), object.spec.replicas);
                     applied.into_iter().collect()
                 }
                 Change::Delete(metadata) => {

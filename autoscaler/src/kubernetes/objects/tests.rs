@@ -41,7 +41,12 @@ fn a_pod_autoscaler_survives_the_way_in_and_out() {
     assert_eq!(object.spec.reachability, pure::Reachability::Unreachable);
     assert!(object.status.is_inactive());
     assert_eq!(
-        object.status.conditions.get("Active").unwrap().last_transition_time,
+        object
+            .status
+            .conditions
+            .get("Active")
+            .unwrap()
+            .last_transition_time,
         UnixTime::from_seconds(1_785_578_400)
     );
     let out = serde_json::to_value(wire.with_status(&object.status)).unwrap();
@@ -61,7 +66,10 @@ fn names_are_written_also_when_they_are_empty() {
     .unwrap();
     let object = wire.to_pure();
     let out = serde_json::to_value(wire.with_status(&object.status)).unwrap();
-    assert_eq!(out["status"], json!({"serviceName": "", "metricsServiceName": ""}));
+    assert_eq!(
+        out["status"],
+        json!({"serviceName": "", "metricsServiceName": ""})
+    );
 
     let spec = pure::MetricSpec {
         stable_window_ns: 60_000_000_000,
