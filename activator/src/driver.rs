@@ -19,7 +19,6 @@ use tokio::time::MissedTickBehavior;
 use crate::activator::{Notice, Shared};
 use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
-use crate::http_metrics::RevisionHttpMetrics;
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::prober::{self, MAX_CONCURRENT_PROBES};
@@ -194,16 +193,22 @@ impl World {
         let known = self.revisions.entry(id.clone()).or_default();
         if let Some(live) = &mut known.live {
             let old = &live.entry;
+            if old.revision == revision {
+                // Its status changed, which happens all the time.
+                return;
+            }
             if old.revision.container_concurrency == revision.container_concurrency {
-                self.shared.metrics.http.remove(&old.http);
+                let mut http = Arc::clone(&old.http);
                 if relabelled(&old.revision, &revision) {
                     self.shared.metrics.remove(&old.revision);
+                    self.shared.metrics.http.remove(&http);
+                    http = Arc::default();
                 }
                 live.entry = Arc::new(Entry {
                     throttler: Arc::clone(&old.throttler),
                     stats: Arc::clone(&old.stats),
                     metrics: self.shared.metrics.revision(&id),
-                    http: RevisionHttpMetrics::default(),
+                    http,
                     revision,
                 });
                 let entry = Arc::clone(&live.entry);
@@ -229,7 +234,7 @@ impl World {
             ),
             stats: RevisionStats::new(id.clone()),
             metrics: shared.metrics.revision(&id),
-            http: RevisionHttpMetrics::default(),
+            http: Arc::default(),
             revision,
         });
         self.changes.insert(id.clone(), Some(Arc::clone(&entry)));

@@ -54,9 +54,10 @@ pub struct HttpMetrics {
 }
 
 /// The children that one revision has used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RevisionHttpMetrics {
-    children: Mutex<Vec<Child>>,
+    /// `None` once the revision is gone: its last responses bring nothing back.
+    children: Mutex<Option<Vec<Child>>>,
 }
 
 #[derive(Debug)]
@@ -84,6 +85,16 @@ impl Facts {
             request_bytes: length
                 .and_then(|length| length.to_str().ok()?.parse().ok())
                 .unwrap_or(0),
+        }
+    }
+}
+
+// === impl RevisionHttpMetrics ===
+
+impl Default for RevisionHttpMetrics {
+    fn default() -> Self {
+        Self {
+            children: Mutex::new(Some(Vec::new())),
         }
     }
 }
@@ -131,6 +142,9 @@ impl HttpMetrics {
         elapsed: Duration,
     ) {
         let mut children = of.children.lock();
+        let Some(children) = children.as_mut() else {
+            return;
+        };
         let known = children
             .iter()
             .position(|child| child.kind == facts.kind && child.status == status);
@@ -146,7 +160,7 @@ impl HttpMetrics {
 
     /// Forgets a revision's series.
     pub fn remove(&self, of: &RevisionHttpMetrics) {
-        for child in of.children.lock().drain(..) {
+        for child in of.children.lock().take().into_iter().flatten() {
             for family in [&self.duration, &self.request_size, &self.response_size] {
                 family.remove(&child.labels);
             }

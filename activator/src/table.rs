@@ -29,7 +29,7 @@ pub struct Entry {
     /// What a scrape says of it.
     pub metrics: RevisionMetrics,
     /// See [`RevisionHttpMetrics`].
-    pub http: RevisionHttpMetrics,
+    pub http: Arc<RevisionHttpMetrics>,
 }
 
 /// See the module.

@@ -6,12 +6,13 @@
 
 mod observability;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
+use serving::go;
 
 pub use self::observability::{
     MetricsProtocol, Observability, ObservabilityError, TracingProtocol,
@@ -134,7 +135,7 @@ pub struct Options {
     /// `PROFILING_PORT`.
     pub profiling_port: u16,
     /// The address that the binary binds its ports on; `None` is the wildcard address.
-    pub bind: Option<std::net::IpAddr>,
+    pub bind: Option<IpAddr>,
     /// Prints request-log lines and probe failures through this process's own streams when true;
     /// an embedding process turns it off and reads them from the log instead.
     pub raw_output: bool,
@@ -285,15 +286,49 @@ impl Options {
         let user_metrics_port = optional_port(reader, "METRICS_PROMETHEUS_PORT")
             .or_else(|| observability.prometheus_port())
             .unwrap_or(USER_METRICS_PORT);
+        let defaults = Self::default();
+        let quiet_period = quiet_period(reader).unwrap_or(defaults.quiet_period);
+        let bind = bind_address(reader);
         let legacy_switch = reader.boolean("PILOTLIGHT_LEGACY_METRICS", "LegacyMetrics");
         Self {
             queue_depth,
             legacy_metrics: legacy_metrics || legacy_switch,
             user_metrics_port,
             profiling_port: optional_port(reader, "PROFILING_PORT").unwrap_or(PROFILING_PORT),
-            ..Self::default()
+            quiet_period,
+            bind,
+            ..defaults
         }
     }
+}
+
+/// For revisions whose termination grace period is shorter than the default.
+fn quiet_period(reader: &mut Reader<'_>) -> Option<Duration> {
+    const NAME: &str = "PILOTLIGHT_QUIET_PERIOD";
+    let text = reader.string(NAME);
+    if text.is_empty() {
+        return None;
+    }
+    match go::parse_duration(&text) {
+        Ok(nanos) => Some(go::duration_to_std(nanos)),
+        Err(error) => {
+            reader.invalid(NAME, error.to_string());
+            None
+        }
+    }
+}
+
+fn bind_address(reader: &mut Reader<'_>) -> Option<IpAddr> {
+    const NAME: &str = "PILOTLIGHT_BIND_ADDRESS";
+    let text = reader.string(NAME);
+    if text.is_empty() {
+        return None;
+    }
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        reader.invalid(NAME, format!("{text:?} is not an IP address"));
+    }
+    parsed
 }
 
 /// A queue that takes nobody would refuse requests while places are free.

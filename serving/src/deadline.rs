@@ -52,6 +52,8 @@ pub enum Expired {
 pub struct Deadline {
     watch: Rc<Watch>,
     total: Instant,
+    /// Of all that the watch has begun.
+    number: u64,
 }
 
 /// What a task has to look out for, and the sleep that wakes it.
@@ -65,6 +67,8 @@ pub(crate) struct Watch {
     /// The earliest of all that is due.
     next: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
+    /// The number of the request that the clocks belong to.
+    number: Cell<u64>,
     /// Whether an outer future polls this watch; otherwise [`Deadline::limit`] does.
     supervised: bool,
 }
@@ -174,6 +178,7 @@ impl Watch {
             head: Cell::new(None),
             next: Cell::new(None),
             expired: Cell::new(None),
+            number: Cell::new(0),
             supervised,
         }
     }
@@ -288,10 +293,12 @@ impl Deadline {
         let clocks = Clocks::start(timeouts, now);
         watch.clocks.set(Some(clocks));
         watch.expired.set(clocks.expired(now));
+        watch.number.set(watch.number.get() + 1);
         watch.schedule();
         Self {
             watch: Rc::clone(watch),
             total: clocks.total,
+            number: watch.number.get(),
         }
     }
 
@@ -369,9 +376,11 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.watch.clocks.set(None);
-        self.watch.expired.set(None);
-        self.watch.schedule();
+        if self.watch.number.get() == self.number {
+            self.watch.clocks.set(None);
+            self.watch.expired.set(None);
+            self.watch.schedule();
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl Run {
         if let Poll::Ready(entered) = enter.poll() {
             assert!(woken, "{name} became ready without being woken");
             assert!(self.model.active.contains(&name), "{name} jumped the line");
-            self.waiting.remove(at);
+            drop(self.waiting.remove(at));
             let permit = entered.expect("a waiter has its slot");
             self.executing.push((name, permit));
         } else {

@@ -338,6 +338,3 @@ pub(super) fn prepare_response(response: &mut Response<UpstreamBody>) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -48,23 +48,14 @@ pub(super) async fn send(
             Err(Failure::Unsent(unsent, _)) => request = *unsent,
             Err(Failure::Unanswered(error)) => match replay {
                 Some(head) => request = Request::from_parts(head, Body::empty(())),
-                None => return Err(ForwardError::transport(&error, false)),
+                None => return Err(Failure::Unanswered(error).into()),
             },
-            Err(Failure::Broken(error)) => return Err(ForwardError::transport(&error, false)),
+            Err(broken) => return Err(broken.into()),
         }
     }
-    let sender = match connect(upstream).await {
-        Ok(sender) => sender,
-        Err(error) => return Err(error.with_request(request)),
-    };
-    match exchange(upstream, sender, request).await {
-        Ok(response) => Ok(response),
-        Err(Failure::Unsent(unsent, error)) => {
-            Err(ForwardError::transport(&error, false).with_request(*unsent))
-        }
-        Err(Failure::Unanswered(error) | Failure::Broken(error)) => {
-            Err(ForwardError::transport(&error, false))
-        }
+    match connect(upstream).await {
+        Ok(sender) => Ok(exchange(upstream, sender, request).await?),
+        Err(error) => Err(error.with_request(request)),
     }
 }
 
@@ -74,8 +65,20 @@ enum Failure {
     Unsent(Box<Request<Body>>, hyper::Error),
     /// The connection ended before the first byte of a response.
     Unanswered(hyper::Error),
-    /// Anything later.
+    /// Anything later, or the request's own body.
     Broken(hyper::Error),
+}
+
+impl From<Failure> for ForwardError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unsent(unsent, error) => {
+                ForwardError::transport(&error, false).with_request(*unsent)
+            }
+            Failure::Unanswered(error) => ForwardError::transport(&error, false),
+            Failure::Broken(error) => ForwardError::transport(&error, true),
+        }
+    }
 }
 
 async fn exchange(
@@ -135,6 +138,16 @@ async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
         }
     });
     Ok(Sender { requests, activity })
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// As far as hyper has noticed.
+    #[cfg(test)]
+    pub(super) fn is_alive(&self) -> bool {
+        !self.sender.requests.is_closed()
+    }
 }
 
 // === impl Upstream ===

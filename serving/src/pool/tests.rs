@@ -1,1 +1,189 @@
+use std::rc::Rc;
+use std::time::Duration;
 
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::server::testing::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+async fn app_and_upstream(options: UpstreamOptions) -> (TcpListener, Rc<Upstream>) {
+    let app = listen().await;
+    let upstream = Upstream::new(app.local_addr().expect("bound"), options);
+    (app, upstream)
+}
+
+fn request(method: &str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri("/")
+        .header("host", "a")
+        .body(body)
+        .expect("a request")
+}
+
+/// Sends a request and lets it be answered on a new connection.
+async fn warm(app: &TcpListener, upstream: &Rc<Upstream>) -> tokio::net::TcpStream {
+    let play = async {
+        let mut stream = accept(app).await;
+        read_head(&mut stream).await;
+        write(&mut stream, OK).await;
+        stream
+    };
+    let sent = upstream.send(request("GET", Body::empty(())), Protocol::Http1);
+    let (response, stream) = tokio::join!(sent, play);
+    drop(response.expect("a response"));
+    stream
+}
+
+/// A connection is back before the body has been read.
+#[test]
+fn a_small_response_frees_its_connection_at_once() {
+    local(async {
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        let play = async {
+            let mut stream = accept(&app).await;
+            for _ in 0..10 {
+                read_head(&mut stream).await;
+                write(&mut stream, OK).await;
+            }
+            stream
+        };
+        let send = async {
+            for _ in 0..10 {
+                let sent = upstream.send(request("GET", Body::empty(())), Protocol::Http1);
+                let _response = sent.await.expect("a response");
+                assert_eq!(upstream.idle(), 1);
+            }
+        };
+        tokio::join!(play, send);
+    });
+}
+
+/// Section 12 row 28: the app closes as the connection is used again.
+#[test]
+fn a_request_is_sent_again_where_that_is_safe() {
+    local(async {
+        for (method, again) in [("GET", true), ("DELETE", false)] {
+            let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+            let mut first = warm(&app, &upstream).await;
+            let play = async {
+                // Read the request, then close without a word.
+                read_head(&mut first).await;
+                drop(first);
+                if again {
+                    let mut second = accept(&app).await;
+                    read_head(&mut second).await;
+                    write(&mut second, OK).await;
+                }
+            };
+            let sent = upstream.send(request(method, Body::empty(())), Protocol::Http1);
+            let (response, ()) = tokio::join!(sent, play);
+            match response {
+                Ok(response) => assert!(again && response.status() == 200),
+                Err(error) => assert_eq!((again, error.to_string().as_str()), (false, "EOF")),
+            }
+        }
+    });
+}
+
+/// A connection that was closed while idle is never used, whatever the method and body.
+#[test]
+fn closed_connections_are_not_used() {
+    local(async {
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        drop(warm(&app, &upstream).await);
+        while upstream.idle.borrow()[0].is_alive() {
+            tokio::task::yield_now().await;
+        }
+        let play = async {
+            let mut stream = accept(&app).await;
+            read_until(&mut stream, "body").await;
+            write(&mut stream, OK).await;
+        };
+        let sent = upstream.send(request("POST", Body::full("body", ())), Protocol::Http1);
+        let (response, ()) = tokio::join!(sent, play);
+        assert_eq!(response.expect("a response").status(), 200);
+    });
+}
+
+/// A response that began and broke is not asked for again.
+#[test]
+fn a_partial_response_is_final() {
+    local(async {
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        let mut first = warm(&app, &upstream).await;
+        let play = async {
+            read_head(&mut first).await;
+            write(&mut first, "HTTP/1.1 20").await;
+            drop(first);
+        };
+        let sent = upstream.send(request("GET", Body::empty(())), Protocol::Http1);
+        let (response, ()) = tokio::join!(sent, play);
+        let error = response.expect_err("the response broke");
+        assert_eq!(error.to_string(), "unexpected EOF");
+        assert!(!error.nothing_written());
+    });
+}
+
+/// When nobody listens the request comes back, body and all.
+#[test]
+fn an_unsent_request_is_handed_back() {
+    local(async {
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        drop(app);
+        let sent = upstream.send(request("POST", Body::full("body", ())), Protocol::Http1);
+        let error = sent.await.expect_err("nobody listens");
+        assert!(error.nothing_written());
+        let request = error.into_request().expect("unsent");
+        assert_eq!(
+            (
+                request.method().as_str(),
+                request.headers()["host"].as_bytes()
+            ),
+            ("POST", &b"a"[..])
+        );
+        assert_eq!(http_body::Body::size_hint(request.body()).exact(), Some(4));
+    });
+}
+
+#[test]
+fn idle_connections_are_bounded_and_expire() {
+    local(async {
+        let options = UpstreamOptions {
+            max_idle: 2,
+            idle_timeout: Duration::from_millis(90),
+            ..UpstreamOptions::default()
+        };
+        let (app, upstream) = app_and_upstream(options).await;
+        let sends = (0..3).map(|_| upstream.send(request("GET", Body::empty(())), Protocol::Http1));
+        let play = async {
+            let mut streams = [accept(&app).await, accept(&app).await, accept(&app).await];
+            for stream in &mut streams {
+                read_head(stream).await;
+                write(stream, OK).await;
+            }
+            streams
+        };
+        let (responses, streams) = tokio::join!(futures_util::future::join_all(sends), play);
+        drop(responses);
+        assert_eq!(upstream.idle(), 2);
+        for mut stream in streams {
+            assert_eq!(read_rest(&mut stream).await, "");
+        }
+        assert_eq!(upstream.idle(), 0);
+    });
+}
+
+#[test]
+fn a_closed_destination_keeps_nothing() {
+    local(async {
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        let mut first = warm(&app, &upstream).await;
+        upstream.close();
+        assert_eq!(read_rest(&mut first).await, "");
+        warm(&app, &upstream).await;
+        assert_eq!(upstream.idle(), 0);
+    });
+}
