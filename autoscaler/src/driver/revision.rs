@@ -44,7 +44,8 @@ pub(super) struct Revision {
     pub(super) pods: SmallVec<[RevisionPod; 1]>,
     pub(super) counts: PodCounts,
     pub(super) sks: Option<Box<ServerlessService>>,
-    pub(super) scale_target: Option<ScaleTarget>,
+    /// `None` until the platform has said whether there is one.
+    pub(super) scale_target: Option<Option<ScaleTarget>>,
     pub(super) metric: Option<Box<MetricObject>>,
     pub(super) asked: Asked,
     pub(super) decider: Option<RunningDecider>,
@@ -170,7 +171,7 @@ impl Revision {
         self.pod_autoscaler.is_none()
             && self.pods.is_empty()
             && self.sks.is_none()
-            && self.scale_target.is_none()
+            && self.scale_target.flatten().is_none()
             && self.metric.is_none()
             && self.collecting.is_none()
     }
@@ -184,7 +185,7 @@ impl Revision {
 
     /// The replicas that the target has or is about to have.
     pub(super) fn effective_scale_target(&self, now: Instant) -> Option<ScaleTarget> {
-        let observed = self.scale_target?;
+        let observed = self.scale_target.flatten()?;
         match &self.asked.replicas {
             Some(belief) if belief.holds(now) => Some(ScaleTarget {
                 replicas: Some(belief.value),
