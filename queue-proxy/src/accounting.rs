@@ -5,18 +5,17 @@
 
 use std::rc::Rc;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, StatusCode};
 use serving::AnchoredClock;
 use serving::body::{End, Guard, Outcome};
 use serving::breaker::Permit;
 use serving::deadline::Expired;
 use serving::lifecycle::InFlightGuard;
 use serving::request_stats::RequestStats;
-use serving::server::Connection;
 use tokio::time::Instant;
 
 use crate::metrics::{Metrics, ServerFacts};
+use crate::request_log::Entry;
 
 /// One request's share of everything that counts requests.
 #[derive(Debug, Default)]
@@ -54,8 +53,8 @@ struct Invocation {
 /// What request log and server metrics want to know.
 #[derive(Debug)]
 struct Record {
-    metrics: Option<Rc<Metrics>>,
-    facts: ServerFacts,
+    metrics: Option<(Rc<Metrics>, ServerFacts)>,
+    log: Option<Entry>,
     started: Instant,
     status: StatusCode,
     end: Option<End>,
@@ -64,30 +63,40 @@ struct Record {
 // === impl RequestGuard ===
 
 impl RequestGuard {
-    /// The guard of a request in flight.
-    pub(crate) fn new(in_flight: InFlightGuard, timeouts: TimeoutNames) -> Self {
-        Self {
-            _in_flight: Some(in_flight),
-            timeouts: Some(timeouts),
-            ..Self::default()
+    /// Counts the request as in flight.
+    pub(crate) fn enter(&mut self, in_flight: InFlightGuard, timeouts: TimeoutNames) {
+        self._in_flight = Some(in_flight);
+        self.timeouts = Some(timeouts);
+    }
+
+    /// Measures the request from `started`, if anybody wants to know.
+    pub(crate) fn record(
+        &mut self,
+        metrics: Option<(Rc<Metrics>, ServerFacts)>,
+        log: Option<Entry>,
+        started: Instant,
+    ) {
+        if metrics.is_some() || log.is_some() {
+            self.record = Some(Box::new(Record {
+                metrics,
+                log,
+                started,
+                status: StatusCode::OK,
+                end: None,
+            }));
         }
     }
 
-    /// Measures the request from `started`.
-    pub(crate) fn record(
-        &mut self,
-        request: &Request<Incoming>,
-        connection: &Connection,
-        metrics: Option<&Rc<Metrics>>,
-        started: Instant,
-    ) {
-        self.record = Some(Box::new(Record {
-            metrics: metrics.cloned(),
-            facts: ServerFacts::of(request, connection.is_tls()),
-            started,
-            status: StatusCode::OK,
-            end: None,
-        }));
+    /// Whether anybody wants to know how the request ends.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// The headers are now as the app will see them.
+    pub(crate) fn rewritten(&mut self, headers: &HeaderMap) {
+        if let Some(log) = self.record.as_mut().and_then(|record| record.log.as_mut()) {
+            log.rewritten(headers);
+        }
     }
 
     /// Counts the request in the statistics from now on.
@@ -128,9 +137,11 @@ impl RequestGuard {
 
     /// The app's answer, or the lack of one.
     pub(crate) fn exchanged(&self, status: Option<StatusCode>) {
-        if let (Some(invocation), Some(record)) = (&self.invocation, &self.record) {
+        if let Some(invocation) = &self.invocation
+            && let Some((metrics, facts)) = self.record.as_ref().and_then(|r| r.metrics.as_ref())
+        {
             let elapsed = Instant::now() - invocation.started;
-            invocation.metrics.exchanged(&record.facts, status, elapsed);
+            metrics.exchanged(facts, status, elapsed);
         }
     }
 
@@ -210,9 +221,17 @@ impl Drop for Record {
         let elapsed = Instant::now() - self.started;
         let bytes = self.end.map_or(0, |end| end.bytes);
         let failed = self.end.is_some_and(|end| end.outcome == Outcome::Failed);
+        let (status, bytes) = if failed {
+            (StatusCode::INTERNAL_SERVER_ERROR, 0)
+        } else {
+            (self.status, bytes)
+        };
         // Upstream aborts the connection by a panic, which its instrumentation never records.
-        if let Some(metrics) = self.metrics.as_ref().filter(|_| !failed) {
-            metrics.served(&self.facts, self.status, bytes, elapsed);
+        if let Some((metrics, facts)) = self.metrics.as_ref().filter(|_| !failed) {
+            metrics.served(facts, status, bytes, elapsed);
+        }
+        if let Some(log) = &self.log {
+            log.write(status, bytes, elapsed);
         }
     }
 }

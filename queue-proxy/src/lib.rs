@@ -14,6 +14,7 @@ mod listeners;
 mod metrics;
 mod proxy;
 mod readiness;
+mod request_log;
 mod stack;
 mod statistics;
 mod tls;

@@ -20,6 +20,8 @@ them CONTAINER_CONCURRENCY, QUEUE_SERVING_PORT, USER_PORT, REVISION_TIMEOUT_SECO
 SERVING_READINESS_PROBE and OBSERVABILITY_CONFIG. Settings of its own:
 
   PILOTLIGHT_QUEUE_DEPTH     requests that may wait (default: ten times the concurrency limit)
+  PILOTLIGHT_QUIET_PERIOD    how long a drain waits without a request (default: 30s)
+  PILOTLIGHT_BIND_ADDRESS    the address of every port (default: all addresses, both families)
   PILOTLIGHT_LEGACY_METRICS  true also serves the revision_* metric names of releases before 1.19
 
 SIGTERM or SIGINT drains and exits with 0; a second one exits at once with 1. A configuration that

@@ -15,7 +15,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::AnchoredClock;
 use serving::body::Body;
@@ -33,8 +33,13 @@ use tokio::time::Instant;
 use crate::accounting::{RequestGuard, TimeoutNames};
 use crate::endpoint::is_any_target;
 use crate::handle::Shared;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ServerFacts};
 use crate::readiness::Readiness;
+use crate::request_log::{Entry, RequestLogger};
+
+static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
+static NOT_STARTED: HeaderName = HeaderName::from_static(NOT_STARTED_HEADER);
+static LOAD: HeaderName = HeaderName::from_static(LOAD_HEADER);
 
 /// The value of [`NOT_STARTED_HEADER`].
 const QUEUE_FULL: HeaderValue = HeaderValue::from_static("queue-full");
@@ -54,6 +59,7 @@ pub(crate) struct Stack {
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) tunnels: Tunnels,
     pub(crate) metrics: Option<Rc<Metrics>>,
+    pub(crate) log: Option<Rc<RequestLogger>>,
 }
 
 /// Why the app's answer is not to be had.
@@ -84,14 +90,19 @@ impl Handler for Stack {
         if is_any_target(&request) {
             return Response::new(Body::empty(None));
         }
-        let class = match RequestClass::of(request.headers()) {
-            RequestClass::HealthCheck { probe, .. } => return self.health_check(probe).await,
-            RequestClass::NetworkProbe(hash) => return self.network_probe(hash),
+        let now = Instant::now();
+        let class = RequestClass::of(request.headers());
+        let guard = self.guard(&request, connection, class.is_probe(), now);
+        let class = match class {
+            RequestClass::HealthCheck { probe, .. } => {
+                return recorded(self.health_check(probe).await, guard);
+            }
+            RequestClass::NetworkProbe(hash) => return recorded(self.network_probe(hash), guard),
             RequestClass::Ordinary => Class::Ordinary,
             RequestClass::KubeletStyle => Class::KubeletStyle,
             RequestClass::ForwardedProbe => Class::ForwardedProbe,
         };
-        self.serve(request, class, connection).await
+        self.serve(request, class, connection, guard, now).await
     }
 }
 
@@ -142,23 +153,51 @@ fn shutting_down() -> Response<GuardedBody> {
     error_response(StatusCode::SERVICE_UNAVAILABLE, "shutting down", None)
 }
 
+/// Puts the answer to a probe on record, where probes are.
+fn recorded(response: Response<GuardedBody>, mut guard: RequestGuard) -> Response<GuardedBody> {
+    if !guard.is_recorded() {
+        return response;
+    }
+    guard.refused(response.status());
+    response.map(|body| body.map_guard(|_| Some(guard)))
+}
+
 // === impl Stack: requests ===
 
 impl Stack {
+    /// A guard that records what log and metrics want to know of this request.
+    fn guard(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        is_probe: bool,
+        now: Instant,
+    ) -> RequestGuard {
+        let mut guard = RequestGuard::default();
+        let metrics = self.metrics.as_ref().filter(|_| !is_probe);
+        let log = self.log.as_ref().filter(|log| !is_probe || log.probes);
+        guard.record(
+            metrics.map(|metrics| {
+                let facts = ServerFacts::of(request, connection.is_tls());
+                (Rc::clone(metrics), facts)
+            }),
+            log.map(|log| Entry::new(log, request, connection)),
+            now,
+        );
+        guard
+    }
+
     async fn serve(
         &self,
         mut request: Request<Incoming>,
         class: Class,
         connection: &Connection,
+        mut guard: RequestGuard,
+        now: Instant,
     ) -> Response<GuardedBody> {
-        let now = Instant::now();
         self.shared.arrived(now);
-        let mut guard =
-            RequestGuard::new(self.shared.in_flight.enter(), self.timeout_names.clone());
-        if self.metrics.is_some() && class == Class::Ordinary {
-            guard.record(&request, connection, self.metrics.as_ref(), now);
-        }
-        let capable = request.headers_mut().remove(CAPABILITY_HEADER).is_some();
+        guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
+        let capable = request.headers_mut().remove(&CAPABILITY).is_some();
         let deadline = connection.deadline(&self.timeouts);
         let answer = deadline
             .limit(self.answer(request, class, connection, &mut guard, now))
@@ -197,7 +236,10 @@ impl Stack {
             let proxied = knative::is_proxied(request.headers());
             guard.arrive(&self.stats, self.clock, proxied, now);
             restore_host(&mut request);
+            guard.rewritten(request.headers());
             self.admit(guard).await?;
+        } else {
+            guard.rewritten(request.headers());
         }
         if class == Class::Ordinary
             && let Some(metrics) = &self.metrics
@@ -260,7 +302,7 @@ impl Stack {
     fn show_load(&self, headers: &mut HeaderMap) {
         let (executing, waiting) = self.shared.load();
         if let Ok(load) = HeaderValue::try_from(format!("{executing}/{waiting}")) {
-            headers.insert(LOAD_HEADER, load);
+            headers.insert(&LOAD, load);
         }
     }
 }
@@ -277,9 +319,7 @@ fn queue_full(capable: bool, mut guard: RequestGuard) -> Response<GuardedBody> {
     guard.refused(status);
     let mut response = error_response(status, "pending request queue full", Some(guard));
     if capable {
-        response
-            .headers_mut()
-            .insert(NOT_STARTED_HEADER, QUEUE_FULL);
+        response.headers_mut().insert(&NOT_STARTED, QUEUE_FULL);
     }
     response
 }
@@ -292,7 +332,7 @@ fn bad_gateway(error: &ForwardError, mut guard: RequestGuard) -> Response<Guarde
 
 /// An app must not speak in this process's name.
 fn strip_own_names(headers: &mut HeaderMap) {
-    for name in [CAPABILITY_HEADER, NOT_STARTED_HEADER, LOAD_HEADER] {
+    for name in [&CAPABILITY, &NOT_STARTED, &LOAD] {
         headers.remove(name);
     }
 }

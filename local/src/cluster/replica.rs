@@ -248,6 +248,7 @@ fn launch(cluster: &Cluster, revision: &Revision, replica: &Replica) -> Launch {
         command: container.command_line(&environment),
         environment,
         working_dir: container.working_dir.clone(),
+        open_files: cluster.app_open_files(),
         prefix: cluster.console().prefix(&revision.id.name, replica.number),
     }
 }

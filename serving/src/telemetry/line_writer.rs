@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 pub const MAX_QUEUED_LINES: usize = 4096;
 
 /// Bytes of one line; what is longer is cut.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+pub const MAX_LINE_BYTES: usize = 256 * 1024;
 
 /// How long [`LineWriter::flush`] waits for a stream that does not take anything.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
