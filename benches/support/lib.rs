@@ -1,1 +1,11 @@
-//! Support for the measurements.
+//! Support for the measurements: processes and their cost, load, peers, and reports.
+//!
+//! Whole-process comparisons run every subject beside the others in the same minutes, in turns,
+//! and speak in ratios of pairs: the absolute figures of a shared machine mean little.
+
+pub mod load;
+pub mod open_loop;
+pub mod peers;
+pub mod process;
+pub mod report;
+pub mod sample;

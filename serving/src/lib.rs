@@ -12,12 +12,15 @@ pub mod config;
 pub mod deadline;
 pub mod environment;
 pub mod forward;
+#[cfg(test)]
+mod fuzz;
 pub mod go;
 pub mod hash;
 pub mod header;
 pub mod histogram;
 pub mod lifecycle;
 pub mod names;
+pub mod networking;
 pub mod pool;
 pub mod probe_spec;
 pub mod request_log;

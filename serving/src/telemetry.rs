@@ -1,1 +1,277 @@
-//! Placeholder, to be written.
+//! Structured logs in the shape that zap gives Knative's components.
+//!
+//! [`LogSettings`] reads the `zap-logger-config` object over upstream's defaults
+//! (`vendor/knative.dev/pkg/logging/config.go`); [`LogLayer`] is a `tracing` layer that writes one
+//! object per line through a [`LineWriter`]. The binaries install it; libraries only emit events.
+
+mod exposition;
+mod line_writer;
+mod settings;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+
+pub use exposition::{PROMETHEUS_TEXT, prometheus_text};
+pub use line_writer::{FLUSH_TIMEOUT, LineWriter, MAX_LINE_BYTES, MAX_QUEUED_LINES};
+pub use settings::{
+    Caller, Encoding, LevelCase, LogOutput, LogSettings, Sampling, SettingsError, TimeFormat,
+};
+
+/// Events of other crates are kept from this level upwards, whatever level is configured.
+const FOREIGN_LEVEL: LevelFilter = LevelFilter::WARN;
+
+/// How targets of our own crates begin.
+const OWN_TARGETS: [&str; 6] = [
+    "serving",
+    "queue_proxy",
+    "activator",
+    "autoscaler",
+    "local",
+    "pilotlight",
+];
+
+/// Counters for sampling; messages share one when their hashes meet.
+const SAMPLING_SLOTS: usize = 1024;
+
+/// Writes events as zap would.
+#[derive(Debug)]
+pub struct LogLayer {
+    settings: LogSettings,
+    /// `logger`: the component.
+    logger: String,
+    /// Constant members, encoded: each begins with a comma.
+    constant: String,
+    writer: LineWriter,
+    sampler: Option<Sampler>,
+}
+
+#[derive(Debug)]
+struct Sampler {
+    rule: Sampling,
+    /// The second in the upper half, the events seen in it in the lower.
+    slots: Box<[AtomicU64]>,
+}
+
+/// The members of one event.
+#[derive(Default)]
+struct Members {
+    message: String,
+    /// Encoded: each begins with a comma.
+    fields: String,
+}
+
+// === impl LogLayer ===
+
+impl LogLayer {
+    /// A layer for the component `logger`, with members that every line carries.
+    pub fn new(
+        settings: LogSettings,
+        logger: &str,
+        constant: &[(&str, &str)],
+        writer: LineWriter,
+    ) -> Self {
+        let mut encoded = String::new();
+        for (key, value) in constant {
+            push_member(&mut encoded, key, value);
+        }
+        let sampler = settings.sampling.map(|rule| Sampler {
+            rule,
+            slots: (0..SAMPLING_SLOTS).map(|_| AtomicU64::new(0)).collect(),
+        });
+        let logger = if settings.is_fallback {
+            format!("fallback-logger.{logger}")
+        } else {
+            logger.to_owned()
+        };
+        Self {
+            settings,
+            logger,
+            constant: encoded,
+            writer,
+            sampler,
+        }
+    }
+
+    fn wants(&self, metadata: &Metadata<'_>) -> bool {
+        let own = OWN_TARGETS
+            .iter()
+            .any(|target| metadata.target().starts_with(target));
+        let level = metadata.level();
+        *level <= self.settings.level && (own || *level <= FOREIGN_LEVEL)
+    }
+
+    fn line(&self, metadata: &Metadata<'_>, members: &Members, now: Timestamp) -> String {
+        match self.settings.encoding {
+            Encoding::Json => self.json(metadata, members, now),
+            Encoding::Console => self.console(metadata, members, now),
+        }
+    }
+
+    fn json(&self, metadata: &Metadata<'_>, members: &Members, now: Timestamp) -> String {
+        let settings = &self.settings;
+        let mut line = String::with_capacity(256);
+        let severity = settings.level_case.name(metadata.level());
+        push_member(&mut line, &settings.level_key, severity);
+        if !settings.time_key.is_empty() {
+            line.push(',');
+            push_json(&mut line, &settings.time_key);
+            line.push(':');
+            line.push_str(&settings.time_format.json(now));
+        }
+        push_member(&mut line, &settings.name_key, &self.logger);
+        if let Some(caller) = settings.caller.of(metadata) {
+            push_member(&mut line, &settings.caller_key, &caller);
+        }
+        push_member(&mut line, &settings.message_key, &members.message);
+        line.push_str(&self.constant);
+        line.push_str(&members.fields);
+        // Every member begins with a comma, the first one too.
+        line.replace_range(..usize::from(!line.is_empty()), "{");
+        line.push('}');
+        line
+    }
+
+    fn console(&self, metadata: &Metadata<'_>, members: &Members, now: Timestamp) -> String {
+        let settings = &self.settings;
+        let mut line = settings.time_format.text(now);
+        for part in [settings.level_case.name(metadata.level()), &self.logger] {
+            line.push('\t');
+            line.push_str(part);
+        }
+        if let Some(caller) = settings.caller.of(metadata) {
+            line.push('\t');
+            line.push_str(&caller);
+        }
+        line.push('\t');
+        line.push_str(&members.message);
+        let fields = format!("{}{}", self.constant, members.fields);
+        if let Some(fields) = fields.strip_prefix(',') {
+            line.push_str("\t{");
+            line.push_str(fields);
+            line.push('}');
+        }
+        line
+    }
+}
+
+impl<S: Subscriber> Layer<S> for LogLayer {
+    fn enabled(&self, metadata: &Metadata<'_>, _context: Context<'_, S>) -> bool {
+        self.wants(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.settings.level)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut members = Members::default();
+        event.record(&mut members);
+        let now = Timestamp::now();
+        let sampled = self
+            .sampler
+            .as_ref()
+            .is_none_or(|sampler| sampler.admits(event.metadata().level(), &members.message, now));
+        if sampled {
+            let line = self.line(event.metadata(), &members, now);
+            self.writer.write(line.into_bytes());
+        }
+    }
+}
+
+// === impl Sampler ===
+
+impl Sampler {
+    /// The first so many of a message each second, then every so-manieth.
+    fn admits(&self, level: &Level, message: &str, now: Timestamp) -> bool {
+        let mut hasher = fnv::FnvHasher::default();
+        level.hash(&mut hasher);
+        message.hash(&mut hasher);
+        // Reduced below the number of slots, which fits.
+        let slot = usize::try_from(hasher.finish() % SAMPLING_SLOTS as u64).unwrap_or(0);
+        let second = now.as_second().unsigned_abs() << 32;
+        let seen = &self.slots[slot];
+        let before = seen.load(Ordering::Relaxed);
+        let count = if before & !0xffff_ffff == second {
+            seen.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            seen.store(second + 1, Ordering::Relaxed);
+            second + 1
+        } & 0xffff_ffff;
+        count <= self.rule.initial
+            || (self.rule.thereafter > 0
+                && (count - self.rule.initial).is_multiple_of(self.rule.thereafter))
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    fn push(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message = value.to_owned();
+        } else {
+            push_member(&mut self.fields, field.name(), value);
+        }
+    }
+
+    fn push_bare(&mut self, field: &Field, value: &dyn fmt::Display) {
+        self.fields.push(',');
+        push_json(&mut self.fields, field.name());
+        self.fields.push(':');
+        self.fields.push_str(&value.to_string());
+    }
+}
+
+impl Visit for Members {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, value);
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.push(field, &format!("{value:?}"));
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.push(field, &value.to_string());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push_bare(field, &value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push_bare(field, &value);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push_bare(field, &value);
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.push_bare(field, &value);
+        } else {
+            self.push(field, &value.to_string());
+        }
+    }
+}
+
+/// Adds `,"key":"value"`, or nothing for a key that the configuration left empty.
+fn push_member(into: &mut String, key: &str, value: &str) {
+    if key.is_empty() {
+        return;
+    }
+    into.push(',');
+    push_json(into, key);
+    into.push(':');
+    push_json(into, value);
+}
+
+fn push_json(into: &mut String, text: &str) {
+    // A string always encodes; were it not to, an empty one is better than no line.
+    into.push_str(&serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned()));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,442 @@
+//! The request path: probes answered here, everything else held until there is a slot, then proxied.
+//!
+//! One [`Activator`] per thread; its clones share. It is a [`serving::server::Handler`], and can be
+//! called by a front of the same process that has matched a request to a revision already. The
+//! order of steps is upstream's (`cmd/activator/main.go`); each step says where it differs.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use prometheus_client::metrics::gauge::Gauge;
+use serving::body::Body;
+use serving::forward::{self, Forwarded};
+use serving::header;
+use serving::pool::Upstream;
+use serving::server::{Connection, Handler};
+use serving::stat::StatBatch;
+use serving::telemetry::LineWriter;
+use serving::upgrade::Tunnels;
+use serving::{AnchoredClock, RevisionId, names};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::concurrency_reporter::{ConcurrencyReporter, RevisionReport};
+use crate::error::{self, Failure};
+use crate::exchange::{Counted, Exchange, Slot};
+use crate::http_metrics::Facts;
+use crate::metrics::Metrics;
+use crate::options::{Options, RevisionSnapshot};
+use crate::pod_tracker::PodTracker;
+use crate::private_service::private_host;
+use crate::probe_handler;
+use crate::request_log::{RequestLogger, TemplateRefused};
+use crate::revision_lookup::Named;
+use crate::revision_throttler::{Acquire, QueueBudget, RevisionThrottler};
+use crate::stat_sink::StatSink;
+use crate::table::{Entry, Table};
+use crate::upstreams::Upstreams;
+
+/// The body of every response of an activator.
+pub type ActivatorBody = Body<Option<Exchange>>;
+
+static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
+static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
+static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
+
+/// See the module. Clones share.
+#[derive(Clone, Debug)]
+pub struct Activator {
+    shared: Rc<Shared>,
+}
+
+/// What requests and the driver share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) options: Options,
+    pub(crate) clock: AnchoredClock,
+    pub(crate) table: Table,
+    pub(crate) reporter: ConcurrencyReporter,
+    pub(crate) sink: Option<StatSink>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) metrics: Metrics,
+    pub(crate) budget: QueueBudget,
+    pub(crate) notices: mpsc::Sender<Notice>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) draining: Cell<bool>,
+    pub(crate) request_log: RequestLogger,
+}
+
+/// What traffic tells the driver.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// A destination took no connection.
+    Refused(RevisionId, SocketAddr),
+    /// A queue-proxy is full; it may be asked again after a pause.
+    Full(Arc<RevisionThrottler>, Arc<PodTracker>),
+}
+
+/// Counts a request as queued while it is.
+struct Queued(Gauge);
+
+// === impl Activator ===
+
+impl Activator {
+    pub(crate) fn new(shared: Rc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Serves a request through the whole chain, probes included. Dropping the future (the client
+    /// left) takes the request out of its queue, or aborts the exchange.
+    // Not an async function: that would keep a place for the request beside the one of `dispatch`.
+    pub fn handle(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+    ) -> impl Future<Output = Response<ActivatorBody>> {
+        if let Some(answer) = probe_handler::answer(&request, || self.health()) {
+            let answer = answer.map(|text| Body::full(Bytes::from(text), None));
+            return Either::Left(std::future::ready(answer));
+        }
+        request.headers_mut().remove(&header::HASH);
+        Either::Right(self.dispatch(request, connection))
+    }
+
+    /// Serves a request that is no probe of the platform: the entry for a front in the same process,
+    /// which has named the revision by `Knative-Serving-Revision` and `-Namespace`. Cancel-safe as
+    /// [`Self::handle`].
+    pub async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<ActivatorBody> {
+        let shared = &self.shared;
+        let domain = &shared.options.cluster_domain;
+        let named = Named::of(request.uri(), request.headers(), domain);
+        let Some(entry) = shared.table.get(&named) else {
+            let text = named.not_found();
+            return forward::error_response(StatusCode::NOT_FOUND, &text, None);
+        };
+        let arrived = Instant::now();
+        let facts = Facts::of(&request, connection.is_tls());
+        let deadline = connection.deadline_at(&entry.timeouts(), arrived);
+        let line = shared.request_log.line(&request, connection);
+        let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
+        let mut prepared = Some(shared.prepare(request, connection));
+        // Pinned here, or the deadline's future would hold it twice.
+        let work = pin!(shared.proxy(&entry, &mut prepared, connection));
+        let result = match deadline.limit(work).await {
+            Ok(result) => result,
+            Err(expired) => Err(Failure::Expired(expired)),
+        };
+        let exchange = |slot, status| Exchange {
+            slot,
+            counted,
+            arrived,
+            facts,
+            status,
+            line,
+        };
+        match result {
+            Ok((Forwarded { response, upgrade }, slot)) => {
+                let exchange = exchange(Some(slot), response.status());
+                match upgrade {
+                    Some(upgrade) => {
+                        let until = Some(deadline.total());
+                        shared.tunnels.spawn(upgrade, until, exchange);
+                        response.map(|body| Body::upstream(body, None))
+                    }
+                    None => response
+                        .map(|body| Body::upstream(body, Some(exchange)).with_deadline(deadline)),
+                }
+            }
+            Err(failure) => {
+                shared.metrics.error(failure.reason());
+                tracing::debug!(revision = %entry.revision.id, reason = failure.reason(), "request failed");
+                let response = error::response(&failure, ());
+                let exchange = exchange(None, response.status());
+                response.map(|body| body.map_guard(|_| Some(exchange)))
+            }
+        }
+    }
+
+    /// Per revision, sorted: what waits, what runs, and where.
+    pub fn snapshot(&self) -> Vec<RevisionSnapshot> {
+        let entries = self.shared.table.all();
+        let mut all: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.throttler.snapshot())
+            .collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// Requests that wait, of all revisions.
+    pub fn queued(&self) -> usize {
+        self.shared.budget.queued()
+    }
+
+    /// From now on health fails, while requests are served as before.
+    pub fn drain(&self) {
+        self.shared.draining.set(true);
+    }
+
+    /// Where request log lines go; nowhere until this is called.
+    pub fn log_requests_to(&self, output: LineWriter) {
+        self.shared.request_log.write_to(output);
+    }
+
+    /// Turns the request log on with a template, or off. A template that cannot be used changes
+    /// nothing.
+    pub fn set_request_log(&self, template: Option<&str>) -> Result<(), TemplateRefused> {
+        self.shared.request_log.set_template(template)
+    }
+
+    /// Why this activator should get no traffic, if so.
+    pub fn health(&self) -> Result<(), &'static str> {
+        if self.shared.draining.get() {
+            return Err("received SIGTERM from kubelet");
+        }
+        match &self.shared.sink {
+            Some(sink) if !sink.is_connected() => Err("connection has not yet been established"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The upgraded connections, to be awaited when draining.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.shared.tunnels
+    }
+}
+
+impl Handler for Activator {
+    type Guard = Option<Exchange>;
+
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> impl Future<Output = Response<ActivatorBody>> {
+        Activator::handle(self, request, connection)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Counts a request in; the first after an idle period is announced to the autoscaler at once.
+    pub(crate) fn request_in(&self, entry: &Entry) {
+        if !self.reporter.request_in(&entry.stats, self.clock.now()) {
+            return;
+        }
+        let mut batch = StatBatch::new();
+        self.add(&mut batch, &entry.revision.id, RevisionReport::POKE);
+        self.send(&mut batch);
+    }
+
+    /// Adds a report to a batch, which is sent first when it is full.
+    pub(crate) fn add(&self, batch: &mut StatBatch, id: &RevisionId, report: RevisionReport) {
+        let stat = serving::stat::StatRef {
+            pod_name: &self.options.pod_name,
+            average_concurrent_requests: report.average_concurrency,
+            request_count: report.request_count,
+            ..Default::default()
+        };
+        if batch.push(&id.namespace, &id.name, &stat).is_err() {
+            self.send(batch);
+            // An empty batch takes any revision Kubernetes can name.
+            let _ = batch.push(&id.namespace, &id.name, &stat);
+        }
+    }
+
+    pub(crate) fn send(&self, batch: &mut StatBatch) {
+        if batch.is_empty() {
+            return;
+        }
+        let frame = batch.take();
+        if let Some(sink) = &self.sink {
+            sink.send(frame);
+        }
+    }
+
+    /// Waits for a slot, sends the request there, and goes on to another destination when that is
+    /// safe: the queue-proxy did not start it, or nothing was written.
+    async fn proxy(
+        &self,
+        entry: &Arc<Entry>,
+        request: &mut Option<Request<Body>>,
+        connection: &Connection,
+    ) -> Result<(Forwarded, Slot), Failure> {
+        let throttler = &entry.throttler;
+        let mut acquire = throttler.acquire();
+        let mut redispatches = 0;
+        let mut connects = 0;
+        loop {
+            let unread = request.as_ref().is_some_and(is_unread);
+            let slot = wait(entry, acquire, unread.then_some(connection)).await?;
+            let tracker = slot.permit().tracker();
+            let upstream = self.upstreams.get(tracker.dest());
+            let mut sent = request.take().expect("kept, or the loop has ended");
+            self.address(entry, &mut sent, &upstream);
+            let spare = match entry.revision.container_concurrency {
+                // Without a limit a queue-proxy is never full.
+                0 => None,
+                _ => spare(&sent),
+            };
+            // Boxed: its size would be that of every request that waits, and of every connection
+            // that idles.
+            match Box::pin(forward::exchange(&upstream, sent)).await {
+                Ok(mut forwarded) => {
+                    let headers = forwarded.response.headers_mut();
+                    headers.remove(&LOAD);
+                    let not_started = headers.remove(&NOT_STARTED).is_some();
+                    if !not_started
+                        || forwarded.response.status() != StatusCode::SERVICE_UNAVAILABLE
+                    {
+                        return Ok((forwarded, slot));
+                    }
+                    self.note_full(throttler, tracker);
+                    if spare.is_none() || redispatches >= self.options.limits.max_redispatches {
+                        return Ok((forwarded, slot));
+                    }
+                    redispatches += 1;
+                    *request = spare;
+                }
+                Err(failed) => {
+                    if !failed.nothing_written() {
+                        return Err(Failure::Forward(failed));
+                    }
+                    self.note_refused(entry, tracker);
+                    let limit = self.options.limits.max_connect_retries;
+                    if connects >= limit || !throttler.has_other(tracker) {
+                        return Err(Failure::Forward(failed));
+                    }
+                    connects += 1;
+                    *request = failed.into_request();
+                }
+            }
+            // In line before the slot is free, so that it keeps its turn.
+            acquire = throttler.acquire_again();
+            drop(slot);
+        }
+    }
+
+    /// What a queue-proxy expects of an activator, and the rewriting of any proxy.
+    fn prepare(&self, mut request: Request<Incoming>, connection: &Connection) -> Request<Body> {
+        let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()))
+            .unwrap_or_else(|_| HeaderValue::from_static(""));
+        let headers = request.headers_mut();
+        header::hide_host(headers, host);
+        headers.insert(
+            &header::PROXY,
+            HeaderValue::from_static(header::ACTIVATOR_NAME),
+        );
+        headers.insert(&CAPABILITY, HeaderValue::from_static("1"));
+        headers.remove(&header::REVISION_NAME);
+        headers.remove(&header::REVISION_NAMESPACE);
+        forward::prepare_request(request, connection)
+    }
+
+    /// The Host is the destination's, or the private Service's where a mesh has to pass the request
+    /// on to the pod.
+    fn address(&self, entry: &Entry, request: &mut Request<Body>, upstream: &Upstream) {
+        let passthrough = self.options.probe.mesh_pod_addressability;
+        let private = passthrough
+            .then(|| private_host(&entry.revision.id))
+            .flatten();
+        if private.is_some() {
+            let passes = HeaderValue::from_static("true");
+            request
+                .headers_mut()
+                .insert(&header::PASSTHROUGH_LOAD_BALANCING, passes);
+        }
+        let host = private.unwrap_or_else(|| upstream.host().clone());
+        forward::set_host(request, host);
+    }
+
+    fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
+        tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
+        // When the driver has fallen behind it will hear it from the next request.
+        let id = entry.revision.id.clone();
+        let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
+    }
+
+    fn note_full(&self, throttler: &Arc<RevisionThrottler>, tracker: &Arc<PodTracker>) {
+        if !throttler.full(tracker) {
+            return;
+        }
+        let notice = Notice::Full(Arc::clone(throttler), Arc::clone(tracker));
+        if self.notices.try_send(notice).is_err() {
+            // Nobody would end the pause.
+            throttler.not_full(tracker);
+        }
+    }
+}
+
+/// Waits for a slot, counted as queued meanwhile. `watched` is the connection of a client whose
+/// leaving nobody else would notice.
+async fn wait(
+    entry: &Arc<Entry>,
+    acquire: Acquire,
+    watched: Option<&Connection>,
+) -> Result<Slot, Failure> {
+    let permit = if acquire.is_waiting() {
+        let _queued = Queued::new(&entry.metrics.queued);
+        match watched {
+            Some(connection) => {
+                // Boxed: most requests have no use for it.
+                let hung_up = Box::pin(connection.hung_up());
+                tokio::select! {
+                    permit = acquire => permit,
+                    () = hung_up => return Err(Failure::ClientLeft),
+                }
+            }
+            None => acquire.await,
+        }
+    } else {
+        acquire.await
+    };
+    permit
+        .map(|permit| Slot::new(permit, entry))
+        .map_err(Failure::Refused)
+}
+
+/// Whether the body of an HTTP/1 request is still in the socket.
+fn is_unread(request: &Request<Body>) -> bool {
+    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
+}
+
+/// A copy of a request that can be sent once more, which takes a body that is empty.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    if !http_body::Body::is_end_stream(request.body()) {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty(()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
+}
+
+// === impl Queued ===
+
+impl Queued {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,276 @@
+//! Watches of the API server, as a task that feeds an [`Index`] and sends what comes of it.
+//!
+//! Objects are converted as they arrive and dropped; no cache of them is kept. After a broken watch
+//! everything is listed again, and what the new list does not name counts as deleted.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, PostParams};
+use kube::core::{GroupVersionKind, ObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use serving::RevisionId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::Index;
+use super::objects::{self, PrivateService, RevisionObject, SERVICE_TYPE_LABEL, ServiceType};
+use crate::endpoints;
+use crate::world::{Revision, Update};
+
+/// The kinds that are watched, and so the number of first lists to wait for.
+const KINDS: usize = 3;
+
+/// An address object's revision, Service and own name.
+type EndpointsKey = ((RevisionId, ServiceType), String);
+
+/// What a watch says of one object, or that its first list is complete.
+enum Change {
+    Revision(Option<Revision>, RevisionId),
+    Endpoints(Option<endpoints::Endpoints>, EndpointsKey),
+    Service(Option<PrivateService>, RevisionId),
+    Listed,
+}
+
+/// The watches of one activator.
+pub struct Watches {
+    changes: SelectAll<BoxStream<'static, Change>>,
+    updates: mpsc::Sender<Update>,
+}
+
+// === impl Watches ===
+
+impl std::fmt::Debug for Watches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watches").finish_non_exhaustive()
+    }
+}
+
+impl Watches {
+    /// Prepares the watches; with `slices` addresses come from EndpointSlices.
+    pub fn new(client: &Client, slices: bool, updates: mpsc::Sender<Update>) -> Self {
+        let addresses = if slices {
+            endpoint_slices(client)
+        } else {
+            endpoints(client)
+        };
+        let changes = futures_util::stream::select_all([
+            revisions(client),
+            addresses,
+            private_services(client),
+        ]);
+        Self { changes, updates }
+    }
+
+    /// Watches until the receiver of updates is gone. `synced` is told once everything has been
+    /// listed and sent.
+    pub async fn run(mut self, synced: oneshot::Sender<()>) {
+        let mut index = Index::default();
+        let mut synced = Some(synced);
+        let mut listed = 0;
+        while let Some(change) = self.changes.next().await {
+            if matches!(change, Change::Listed) {
+                listed += 1;
+                if listed >= KINDS
+                    && let Some(synced) = synced.take()
+                {
+                    let _ = synced.send(());
+                }
+            }
+            for update in apply(&mut index, change) {
+                if self.updates.send(update).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether this identity may list EndpointSlices; upstream's ClusterRole grants only Endpoints.
+pub async fn may_list_endpoint_slices(client: &Client) -> Result<bool, kube::Error> {
+    for verb in ["list", "watch"] {
+        let review = SelfSubjectAccessReview {
+            metadata: ObjectMeta::default(),
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some("discovery.k8s.io".to_owned()),
+                    resource: Some("endpointslices".to_owned()),
+                    verb: Some(verb.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            status: None,
+        };
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        if !answer.status.is_some_and(|status| status.allowed) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn apply(index: &mut Index, change: Change) -> Vec<Update> {
+    match change {
+        Change::Revision(Some(revision), _) => index.apply_revision(revision),
+        Change::Revision(None, id) => index.delete_revision(&id),
+        Change::Endpoints(Some(listed), (owner, name)) => {
+            Vec::from_iter(index.apply_endpoints(owner, name, listed))
+        }
+        Change::Endpoints(None, (owner, name)) => {
+            Vec::from_iter(index.delete_endpoints(owner, &name))
+        }
+        Change::Service(Some(service), id) => Vec::from_iter(index.apply_service(id, service)),
+        Change::Service(None, id) => Vec::from_iter(index.delete_service(&id)),
+        Change::Listed => Vec::new(),
+    }
+}
+
+fn revisions(client: &Client) -> BoxStream<'static, Change> {
+    let kind = GroupVersionKind::gvk("serving.knative.dev", "v1", "Revision");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "revisions");
+    let api: Api<RevisionObject> = Api::all_with(client.clone(), &resource);
+    changes(
+        watcher(api, watcher::Config::default()),
+        |object: &RevisionObject| objects::id_of(&object.metadata),
+        |object| objects::revision(&object),
+        Change::Revision,
+    )
+}
+
+fn endpoints(client: &Client) -> BoxStream<'static, Change> {
+    let api: Api<Endpoints> = Api::all(client.clone());
+    let selected = watcher::Config::default().labels(SERVICE_TYPE_LABEL);
+    changes(
+        watcher(api, selected),
+        |object: &Endpoints| endpoints_key(&object.metadata),
+        |object| Some(objects::endpoints(object)),
+        Change::Endpoints,
+    )
+}
+
+fn endpoint_slices(client: &Client) -> BoxStream<'static, Change> {
+    let api: Api<EndpointSlice> = Api::all(client.clone());
+    let selected = watcher::Config::default().labels(SERVICE_TYPE_LABEL);
+    changes(
+        watcher(api, selected),
+        |object: &EndpointSlice| endpoints_key(&object.metadata),
+        |object| Some(objects::endpoint_slice(object)),
+        Change::Endpoints,
+    )
+}
+
+fn private_services(client: &Client) -> BoxStream<'static, Change> {
+    let api: Api<Service> = Api::all(client.clone());
+    let selected = watcher::Config::default().labels(&format!("{SERVICE_TYPE_LABEL}=Private"));
+    changes(
+        watcher(api, selected),
+        |object: &Service| objects::owner(&object.metadata).map(|(id, _)| id),
+        |object| Some(objects::private_service(object)),
+        Change::Service,
+    )
+}
+
+fn endpoints_key(metadata: &ObjectMeta) -> Option<EndpointsKey> {
+    Some((objects::owner(metadata)?, metadata.name.clone()?))
+}
+
+/// Turns a watch into changes. Objects without a key are not ours; one that loses its key (its
+/// labels changed) is as good as deleted at the next list.
+fn changes<K, T, U>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
+    key: impl Fn(&K) -> Option<T> + Send + 'static,
+    convert: impl Fn(K) -> Option<U> + Send + 'static,
+    change: impl Fn(Option<U>, T) -> Change + Send + 'static,
+) -> BoxStream<'static, Change>
+where
+    K: Send + 'static,
+    T: Clone + Eq + Hash + Send + 'static,
+    U: 'static,
+{
+    let mut relist = Relist::default();
+    events
+        .default_backoff()
+        .flat_map(move |event| {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::warn!(%error, "watch failed");
+                    return futures_util::stream::iter(Vec::new());
+                }
+            };
+            let changes = match event {
+                Event::Init => {
+                    relist.begin();
+                    Vec::new()
+                }
+                Event::Apply(object) | Event::InitApply(object) => match key(&object) {
+                    Some(key) => {
+                        relist.saw(key.clone());
+                        vec![change(convert(object), key)]
+                    }
+                    None => Vec::new(),
+                },
+                Event::Delete(object) => match key(&object) {
+                    Some(key) => {
+                        relist.known.remove(&key);
+                        vec![change(None, key)]
+                    }
+                    None => Vec::new(),
+                },
+                Event::InitDone => {
+                    let gone = relist.end().into_iter().map(|key| change(None, key));
+                    gone.chain([Change::Listed]).collect()
+                }
+            };
+            futures_util::stream::iter(changes)
+        })
+        .boxed()
+}
+
+/// Finds out what a new list no longer names.
+struct Relist<T> {
+    known: HashSet<T>,
+    unseen: HashSet<T>,
+}
+
+// === impl Relist ===
+
+impl<T> Default for Relist<T> {
+    fn default() -> Self {
+        Self {
+            known: HashSet::new(),
+            unseen: HashSet::new(),
+        }
+    }
+}
+
+impl<T: Clone + Eq + Hash> Relist<T> {
+    fn begin(&mut self) {
+        self.unseen = self.known.clone();
+    }
+
+    fn saw(&mut self, key: T) {
+        self.unseen.remove(&key);
+        self.known.insert(key);
+    }
+
+    fn end(&mut self) -> HashSet<T> {
+        for key in &self.unseen {
+            self.known.remove(key);
+        }
+        std::mem::take(&mut self.unseen)
+    }
+}
+
+#[cfg(test)]
+mod tests;

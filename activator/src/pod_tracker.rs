@@ -1,0 +1,102 @@
+//! One destination of a revision and the requests in flight there.
+//!
+//! Counts are changed only under the lock of the revision's throttler; they are atomics so that a
+//! snapshot, and a request that outlives the destination's listing, can hold the tracker by itself.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::picker::Candidate;
+
+/// A destination with its slots. Survives updates as long as its address stays listed.
+#[derive(Debug)]
+pub struct PodTracker {
+    dest: SocketAddr,
+    /// The sort key that all activators agree on.
+    text: Box<str>,
+    /// `u32::MAX` = unlimited.
+    capacity: u32,
+    in_flight: AtomicU32,
+    /// The queue-proxy said it is full although we see a free slot: others use the pod too.
+    full: AtomicBool,
+    cluster_ip: bool,
+}
+
+// === impl PodTracker ===
+
+impl PodTracker {
+    /// A pod that executes `container_concurrency` requests at a time; 0 = unlimited.
+    pub fn pod(dest: SocketAddr, container_concurrency: u32) -> Self {
+        let capacity = match container_concurrency {
+            0 => u32::MAX,
+            limit => limit,
+        };
+        Self::new(dest, capacity, false)
+    }
+
+    /// The address of the private Service; the revision's own capacity is its limit.
+    pub fn cluster_ip(dest: SocketAddr) -> Self {
+        Self::new(dest, u32::MAX, true)
+    }
+
+    fn new(dest: SocketAddr, capacity: u32, cluster_ip: bool) -> Self {
+        Self {
+            dest,
+            text: dest.to_string().into(),
+            capacity,
+            in_flight: AtomicU32::new(0),
+            full: AtomicBool::new(false),
+            cluster_ip,
+        }
+    }
+
+    /// Where requests go.
+    pub fn dest(&self) -> SocketAddr {
+        self.dest
+    }
+
+    /// The address as text, the order of which divides pods among activators.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether this is the private Service and not a pod.
+    pub fn is_cluster_ip(&self) -> bool {
+        self.cluster_ip
+    }
+
+    /// Slots; `u32::MAX` = unlimited.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn reserve(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives a slot back.
+    pub fn release(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a slot is given back once");
+    }
+
+    /// Takes the pod out of the choice, or back in; true when that was a change.
+    pub(crate) fn set_full(&self, full: bool) -> bool {
+        self.full.swap(full, Ordering::Relaxed) != full
+    }
+}
+
+impl Candidate for std::sync::Arc<PodTracker> {
+    fn has_free_slot(&self) -> bool {
+        !self.full.load(Ordering::Relaxed) && self.in_flight() < self.capacity
+    }
+
+    fn weight(&self) -> u32 {
+        self.in_flight()
+    }
+}

@@ -1,0 +1,495 @@
+//! One revision's queue: binds a request to a destination when a slot is free there, and not before.
+//!
+//! Requests call [`RevisionThrottler::acquire`]; the driver calls `update` and `public_endpoints`.
+//! Every change (a slot given back, destinations updated, a waiter gone) hands free slots to the
+//! longest waiting requests at once, so no slot is idle beside a waiter. State is guarded by one
+//! short lock per revision and shared by all threads; no lock is shared by revisions. It neither
+//! proxies nor probes. Upstream: `revisionThrottler.try` in `pkg/activator/net/throttler.go`, whose
+//! two breakers (revision and pod) are one decision here.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use serving::RevisionId;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::options::{Limits, RevisionSnapshot};
+use crate::pod_tracker::PodTracker;
+use crate::trackers::{Trackers, Usable};
+
+/// Waiting requests of all revisions, against one limit. Clones share.
+#[derive(Clone, Debug)]
+pub struct QueueBudget {
+    queued: Arc<AtomicUsize>,
+    limits: Limits,
+}
+
+/// Why a request got no destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This revision's queue is at its limit. The text is upstream's.
+    #[error("pending request queue full")]
+    RevisionQueueFull,
+    /// All queues together are at their limit.
+    #[error("pending request queue full")]
+    QueuesFull,
+    /// The revision was deleted while the request waited.
+    #[error("revision deleted")]
+    RevisionDeleted,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct RevisionThrottler {
+    id: RevisionId,
+    budget: QueueBudget,
+    state: Mutex<State>,
+}
+
+/// A bound request: the right to use a slot of a destination; dropping it gives the slot back and
+/// hands it on.
+#[derive(Debug)]
+pub struct Permit {
+    throttler: Arc<RevisionThrottler>,
+    tracker: Arc<PodTracker>,
+}
+
+/// Future of [`RevisionThrottler::acquire`]. It is in line from the call on; dropping it leaves the
+/// line at once, and passes on a slot that it had already been given.
+#[derive(Debug)]
+pub struct Acquire {
+    throttler: Arc<RevisionThrottler>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Ready(Arc<PodTracker>),
+    Refused(Refused),
+    Waiting(usize),
+    Done,
+}
+
+#[derive(Debug)]
+struct State {
+    trackers: Trackers,
+    in_flight: usize,
+    waiters: Slab<Waiter>,
+    /// Keys of `waiters` in order of arrival; those of waiters that left are skipped by their
+    /// ticket and swept when they outnumber the rest.
+    line: VecDeque<(usize, u64)>,
+    next_ticket: u64,
+    queued: usize,
+    random: fastrand::Rng,
+    deleted: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    waker: Option<Waker>,
+    bound: Option<Arc<PodTracker>>,
+    refused: bool,
+}
+
+/// One place in so many is kept for revisions with short queues.
+const RESERVED_SHARE: usize = 10;
+/// A queue is short below one place in so many.
+const SMALL_SHARE: usize = 100;
+
+/// Wakers to call after the lock is gone.
+type Wakers = SmallVec<[Waker; 4]>;
+
+// === impl QueueBudget ===
+
+impl QueueBudget {
+    /// Nothing waits yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            queued: Arc::new(AtomicUsize::new(0)),
+            limits,
+        }
+    }
+
+    /// Requests that wait, of all revisions.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// A place for a request of a revision of which `own` wait already. The last tenth of all
+    /// places is for revisions that have less than a hundredth of them, so that a few revisions with
+    /// long queues do not keep every other one from being woken.
+    fn try_take(&self, own: usize) -> bool {
+        let all = self.limits.max_queued;
+        let limit = if own < (all / SMALL_SHARE).max(1) {
+            all
+        } else {
+            all - all / RESERVED_SHARE
+        };
+        self.queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+                (queued < limit).then_some(queued + 1)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, count: usize) {
+        self.queued.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+// === impl RevisionThrottler ===
+
+impl RevisionThrottler {
+    /// A revision without destinations: whoever comes waits. `seed` feeds the random choices.
+    pub fn new(
+        id: RevisionId,
+        container_concurrency: u32,
+        budget: QueueBudget,
+        seed: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            budget,
+            state: Mutex::new(State {
+                trackers: Trackers::new(container_concurrency),
+                in_flight: 0,
+                waiters: Slab::new(),
+                line: VecDeque::new(),
+                next_ticket: 0,
+                queued: 0,
+                random: fastrand::Rng::with_seed(seed),
+                deleted: false,
+            }),
+        })
+    }
+
+    /// Whose throttler this is.
+    pub fn id(&self) -> &RevisionId {
+        &self.id
+    }
+
+    /// Takes a slot, or a place at the end of the line.
+    pub fn acquire(self: &Arc<Self>) -> Acquire {
+        self.enter(false)
+    }
+
+    /// As [`Self::acquire`], at the front of the line and past the queue limits: for a request that
+    /// was let through before and then was not started.
+    pub fn acquire_again(self: &Arc<Self>) -> Acquire {
+        self.enter(true)
+    }
+
+    fn enter(self: &Arc<Self>, again: bool) -> Acquire {
+        let place = {
+            let mut state = self.state.lock();
+            if state.deleted {
+                Place::Refused(Refused::RevisionDeleted)
+            } else if let Some(tracker) = state.bind_newcomer(again) {
+                Place::Ready(tracker)
+            } else {
+                self.queue(&mut state, again)
+            }
+        };
+        Acquire {
+            throttler: Arc::clone(self),
+            place,
+        }
+    }
+
+    fn queue(&self, state: &mut State, again: bool) -> Place {
+        if again {
+            // It held a place a moment ago; refusing it now would punish it for a full pod.
+            self.budget.queued.fetch_add(1, Ordering::Relaxed);
+        } else if state.queued >= self.budget.limits.max_queued_per_revision {
+            return Place::Refused(Refused::RevisionQueueFull);
+        } else if !self.budget.try_take(state.queued) {
+            return Place::Refused(Refused::QueuesFull);
+        }
+        Place::Waiting(state.push(again))
+    }
+
+    /// Replaces the destinations and lets through whom they have room for.
+    pub fn update(&self, usable: &Usable) {
+        self.change(|state| state.trackers.update(usable));
+    }
+
+    /// Applies the list of activators; see [`Trackers::public_endpoints`].
+    pub fn public_endpoints<A: AsRef<str>>(&self, addresses: &[A], own: &str) {
+        self.change(|state| {
+            state.trackers.public_endpoints(addresses, own);
+        });
+    }
+
+    /// Refuses everyone who waits and whoever still comes.
+    pub fn delete(&self) {
+        let mut wakers = Wakers::new();
+        {
+            let mut state = self.state.lock();
+            state.deleted = true;
+            while let Some(key) = state.pop() {
+                let waiter = &mut state.waiters[key];
+                waiter.refused = true;
+                wakers.extend(waiter.waker.take());
+                self.budget.give_back(1);
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The destination said that it is full: nobody is bound to it until [`Self::not_full`].
+    /// True when that is news.
+    pub fn full(&self, tracker: &PodTracker) -> bool {
+        let _state = self.state.lock();
+        tracker.set_full(true)
+    }
+
+    /// The destination may be tried again.
+    pub fn not_full(&self, tracker: &PodTracker) {
+        self.change(|_| {
+            tracker.set_full(false);
+        });
+    }
+
+    /// Whether there is a destination besides this one.
+    pub fn has_other(&self, tracker: &Arc<PodTracker>) -> bool {
+        let state = self.state.lock();
+        let mut assigned = state.trackers.assigned().iter();
+        state.trackers.cluster_ip().is_none() && assigned.any(|other| !Arc::ptr_eq(other, tracker))
+    }
+
+    /// What an operator sees.
+    pub fn snapshot(&self) -> RevisionSnapshot {
+        let state = self.state.lock();
+        let trackers = &state.trackers;
+        let cluster_ip = trackers.cluster_ip();
+        let destinations = match cluster_ip {
+            Some(tracker) => std::slice::from_ref(tracker),
+            None => trackers.assigned(),
+        };
+        RevisionSnapshot {
+            id: self.id.clone(),
+            queued: state.queued,
+            in_flight: state.in_flight,
+            capacity: trackers.capacity(),
+            destinations: destinations
+                .iter()
+                .map(|tracker| (tracker.dest(), tracker.in_flight()))
+                .collect(),
+            through_cluster_ip: cluster_ip.is_some(),
+        }
+    }
+
+    /// Applies a change and hands out what it set free.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut wakers = Wakers::new();
+        {
+            let mut state = self.state.lock();
+            change(&mut state);
+            let handed = state.dispatch(&mut wakers);
+            self.budget.give_back(handed);
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn give_back(&self, tracker: &PodTracker) {
+        self.change(|state| {
+            tracker.release();
+            state.in_flight -= 1;
+        });
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// A slot for a request that has not waited. Nobody is overtaken: while a slot is free nobody
+    /// waits, except that a request which comes back may use one before it is handed on.
+    fn bind_newcomer(&mut self, again: bool) -> Option<Arc<PodTracker>> {
+        if self.queued > 0 && !again {
+            return None;
+        }
+        self.bind()
+    }
+
+    fn bind(&mut self) -> Option<Arc<PodTracker>> {
+        let random = &mut self.random;
+        let tracker = self
+            .trackers
+            .acquire(self.in_flight, |below| random.usize(..below))?;
+        self.in_flight += 1;
+        Some(tracker)
+    }
+
+    fn push(&mut self, front: bool) -> usize {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let key = self.waiters.insert(Waiter {
+            ticket,
+            waker: None,
+            bound: None,
+            refused: false,
+        });
+        if front {
+            self.line.push_front((key, ticket));
+        } else {
+            self.line.push_back((key, ticket));
+        }
+        self.queued += 1;
+        key
+    }
+
+    /// The one who waited longest, now out of line.
+    fn pop(&mut self) -> Option<usize> {
+        while let Some((key, ticket)) = self.line.pop_front() {
+            let waits = self.waiters.get(key).is_some_and(|waiter| {
+                waiter.ticket == ticket && waiter.bound.is_none() && !waiter.refused
+            });
+            if waits {
+                self.queued -= 1;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Hands free slots to waiters; the number of those who got one.
+    fn dispatch(&mut self, wakers: &mut Wakers) -> usize {
+        let mut handed = 0;
+        while self.queued > 0 {
+            let Some(tracker) = self.bind() else { break };
+            let key = self.pop().expect("someone waits, for `queued` is not zero");
+            let waiter = &mut self.waiters[key];
+            waiter.bound = Some(tracker);
+            wakers.extend(waiter.waker.take());
+            handed += 1;
+        }
+        handed
+    }
+
+    /// Takes a waiter out for good; its entry in the line stays until it is passed or swept.
+    fn leave(&mut self, key: usize) -> Waiter {
+        let waiter = self.waiters.remove(key);
+        if waiter.bound.is_none() && !waiter.refused {
+            self.queued -= 1;
+            // Without the sweep, clients that come and go at a cold revision would leave their
+            // tickets behind for as long as it stays cold.
+            if self.line.len() > 2 * self.queued + SWEEP_SLACK {
+                let waiters = &self.waiters;
+                self.line.retain(|(key, ticket)| {
+                    waiters
+                        .get(*key)
+                        .is_some_and(|waiter| waiter.ticket == *ticket)
+                });
+            }
+        }
+        if self.waiters.is_empty() {
+            // A burst's memory is not kept.
+            self.waiters = Slab::new();
+            self.line = VecDeque::new();
+        }
+        waiter
+    }
+}
+
+/// Tickets of waiters that left, beyond the number that waits, before they are swept.
+const SWEEP_SLACK: usize = 64;
+
+// === impl Acquire ===
+
+impl Acquire {
+    /// Whether the request has to wait (it has neither been bound nor refused at once).
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.place, Place::Waiting(_))
+    }
+
+    fn permit(&self, tracker: Arc<PodTracker>) -> Permit {
+        Permit {
+            throttler: Arc::clone(&self.throttler),
+            tracker,
+        }
+    }
+
+    fn poll_waiting(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Result<Permit, Refused>> {
+        let waiter = {
+            let mut state = self.throttler.state.lock();
+            let waiter = &mut state.waiters[key];
+            if waiter.bound.is_none() && !waiter.refused {
+                match &mut waiter.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+            state.leave(key)
+        };
+        self.place = Place::Done;
+        Poll::Ready(match waiter.bound {
+            Some(tracker) => Ok(self.permit(tracker)),
+            None => Err(Refused::RevisionDeleted),
+        })
+    }
+}
+
+impl Future for Acquire {
+    type Output = Result<Permit, Refused>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        match std::mem::replace(&mut this.place, Place::Done) {
+            Place::Ready(tracker) => Poll::Ready(Ok(this.permit(tracker))),
+            Place::Refused(refused) => Poll::Ready(Err(refused)),
+            Place::Waiting(key) => {
+                this.place = Place::Waiting(key);
+                this.poll_waiting(key, cx)
+            }
+            Place::Done => panic!("polled after completion"),
+        }
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.place, Place::Done) {
+            Place::Ready(tracker) => self.throttler.give_back(&tracker),
+            Place::Waiting(key) => {
+                let waiter = self.throttler.state.lock().leave(key);
+                match waiter.bound {
+                    Some(tracker) => self.throttler.give_back(&tracker),
+                    None if waiter.refused => {}
+                    None => self.throttler.budget.give_back(1),
+                }
+            }
+            Place::Refused(_) | Place::Done => {}
+        }
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// Where the request goes.
+    pub fn tracker(&self) -> &Arc<PodTracker> {
+        &self.tracker
+    }
+
+    /// The throttler that gave it.
+    pub fn throttler(&self) -> &Arc<RevisionThrottler> {
+        &self.throttler
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.throttler.give_back(&self.tracker);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! What the driver knows of one revision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serving::{RevisionId, UnixTime};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::collection::Collection;
+use crate::decider::{Decider, DeciderStatus, Observation};
+use crate::metrics::RevisionGauges;
+use crate::plan::{DeciderSnapshot, ScaleTarget};
+use crate::pod_autoscaler::{
+    MetricSpec, OperationMode, PodAutoscaler, PodAutoscalerStatus, ServerlessService,
+    ServerlessServiceSpec,
+};
+use crate::pods::PodCounts;
+use crate::scale::{ProbeOutcome, UNKNOWN_SCALE};
+use crate::scraper::{ConnectionPool, PodTargets, ScrapeError};
+use crate::spec::{DeciderSpec, Settings};
+use crate::world::{MetricObject, RevisionPod, RevisionSnapshot};
+
+/// How long the driver goes on as if the world had changed as it asked, without being told so. A
+/// write that was lost or undone is then noticed.
+pub(super) const BELIEF_LIMIT: Duration = Duration::from_secs(30);
+
+/// Names a revision in timers, queues and the answers of tasks; stale once the revision is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(super) slot: usize,
+    pub(super) generation: u64,
+}
+
+/// Everything known of one revision. An entry exists as soon as anything is known, in whatever order
+/// the platform tells.
+#[derive(Debug)]
+pub(super) struct Revision {
+    pub(super) id: RevisionId,
+    pub(super) generation: u64,
+    pub(super) pod_autoscaler: Option<Box<PodAutoscaler>>,
+    /// Derived from the PodAutoscaler and the config maps.
+    pub(super) settings: Option<Box<Settings>>,
+    pub(super) pods: SmallVec<[RevisionPod; 1]>,
+    pub(super) counts: PodCounts,
+    pub(super) sks: Option<Box<ServerlessService>>,
+    /// `None` until the platform has said whether there is one.
+    pub(super) scale_target: Option<Option<ScaleTarget>>,
+    pub(super) metric: Option<Box<MetricObject>>,
+    pub(super) asked: Asked,
+    pub(super) decider: Option<RunningDecider>,
+    pub(super) collecting: Option<Collecting>,
+    pub(super) gauges: Option<Arc<RevisionGauges>>,
+    pub(super) probe: Probe,
+    /// The scale of the last reconcile.
+    pub(super) want: i32,
+}
+
+/// What actions asked for and the world has not confirmed yet.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) sks: Option<Belief<ServerlessServiceSpec>>,
+    pub(super) metric: Option<Belief<MetricSpec>>,
+    pub(super) replicas: Option<Belief<i32>>,
+    pub(super) status: Option<Belief<StatusWrite>>,
+}
+
+/// A status on its way.
+#[derive(Debug)]
+pub(super) struct StatusWrite {
+    /// The status that the object had before.
+    pub(super) before: PodAutoscalerStatus,
+    /// The status to write when another action of the same batch fails.
+    pub(super) on_failure: PodAutoscalerStatus,
+}
+
+/// Something that is taken for true for a while.
+#[derive(Debug)]
+pub(super) struct Belief<T> {
+    pub(super) value: T,
+    until: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct RunningDecider {
+    pub(super) decider: Decider,
+    pub(super) spec: DeciderSpec,
+    pub(super) status: DeciderStatus,
+    /// What the last valid tick saw, and when it was.
+    pub(super) last: Option<(Observation, UnixTime)>,
+    /// The next evaluation; a timer of another time belongs to a decider that is gone.
+    pub(super) due: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Collecting {
+    pub(super) collection: Collection,
+    pub(super) spec: MetricSpec,
+    /// `<scrape target>.<namespace>`; `None` where only activators report.
+    pub(super) host: Option<Box<str>>,
+    /// Whether a round is running. Ticks pass unused meanwhile.
+    pub(super) scraping: bool,
+    pub(super) pods_addressable: bool,
+    pub(super) connections: ConnectionPool,
+    pub(super) error: Option<Box<ScrapeError>>,
+    /// The next round; a timer of another time belongs to a collection that is gone.
+    pub(super) due: Instant,
+}
+
+/// Activator probes of one revision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Probe {
+    pub(super) inline: InlineProbe,
+    /// Whether the revision is being probed in the background.
+    pub(super) background: bool,
+}
+
+/// The probe that a reconcile waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum InlineProbe {
+    #[default]
+    Idle,
+    Running,
+    /// To be used by the next reconcile, and only by that.
+    Done(ProbeOutcome),
+}
+
+// === impl Revision ===
+
+impl Revision {
+    /// Whether a stat of this concurrency asks for a decision at once although none has been made
+    /// yet: the revision idles at zero since before this process began, or was created there.
+    ///
+    /// Upstream lets it wait for the next tick, up to two seconds
+    /// (`pkg/autoscaler/scaling/multiscaler.go`, `Poke`); nobody can depend on the delay.
+    pub(super) fn wakes_undecided(&self, average_concurrent_requests: f64) -> bool {
+        average_concurrent_requests != 0.0
+            && self.counts.ready == 0
+            && self
+                .decider
+                .as_ref()
+                .is_some_and(|running| running.status.desired_scale == UNKNOWN_SCALE)
+            && self
+                .pod_autoscaler
+                .as_ref()
+                .is_some_and(|pod_autoscaler| pod_autoscaler.status.is_inactive())
+    }
+
+    pub(super) fn new(id: RevisionId, generation: u64) -> Self {
+        Self {
+            id,
+            generation,
+            pod_autoscaler: None,
+            settings: None,
+            pods: SmallVec::new(),
+            counts: PodCounts::default(),
+            sks: None,
+            scale_target: None,
+            metric: None,
+            asked: Asked::default(),
+            decider: None,
+            collecting: None,
+            gauges: None,
+            probe: Probe::default(),
+            want: UNKNOWN_SCALE,
+        }
+    }
+
+    /// Whether nothing is known any more, so that the entry can go.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.pod_autoscaler.is_none()
+            && self.pods.is_empty()
+            && self.sks.is_none()
+            && self.scale_target.flatten().is_none()
+            && self.metric.is_none()
+            && self.collecting.is_none()
+    }
+
+    pub(super) fn decider_snapshot(&self) -> Option<DeciderSnapshot> {
+        self.decider.as_ref().map(|running| DeciderSnapshot {
+            spec: running.spec,
+            status: running.status,
+        })
+    }
+
+    /// The replicas that the target has or is about to have.
+    pub(super) fn effective_scale_target(&self, now: Instant) -> Option<ScaleTarget> {
+        let observed = self.scale_target.flatten()?;
+        match &self.asked.replicas {
+            Some(belief) if belief.holds(now) => Some(ScaleTarget {
+                replicas: Some(belief.value),
+            }),
+            _ => Some(observed),
+        }
+    }
+
+    /// The ready pods with an address, by age.
+    pub(super) fn targets(&self, stable_window_ns: i64, now: UnixTime) -> PodTargets {
+        let mut targets = PodTargets::default();
+        for RevisionPod { pod, stats } in &self.pods {
+            if let Some(address) = stats.filter(|_| pod.is_ready()) {
+                if pod.is_older_than(stable_window_ns, now) {
+                    targets.old.push(address);
+                } else {
+                    targets.young.push(address);
+                }
+            }
+        }
+        targets
+    }
+
+    pub(super) fn snapshot(&self) -> Option<RevisionSnapshot> {
+        self.pod_autoscaler.as_ref()?;
+        let running = self.decider.as_ref();
+        let (observed, decided_at) = running
+            .and_then(|running| running.last)
+            .map_or((Observation::default(), None), |(observed, at)| {
+                (observed, Some(at))
+            });
+        let error = self.collecting.as_ref().and_then(|c| c.error.as_ref());
+        Some(RevisionSnapshot {
+            revision: self.id.clone(),
+            desired: running.map_or(UNKNOWN_SCALE, |running| running.status.desired_scale),
+            want: self.want,
+            ready: self.counts.ready,
+            not_ready: self.counts.not_ready,
+            stable: observed.stable,
+            panic: observed.panic,
+            panic_mode: running.is_some_and(|running| running.decider.is_panicking()),
+            excess_burst_capacity: running
+                .map_or(0, |running| running.status.excess_burst_capacity),
+            proxied: self
+                .sks
+                .as_ref()
+                .and_then(|sks| sks.spec.mode)
+                .map(|mode| mode == OperationMode::Proxy),
+            decided_at,
+            scrape_error: error.map(ToString::to_string),
+        })
+    }
+}
+
+// === impl Belief ===
+
+impl<T> Belief<T> {
+    pub(super) fn new(value: T, now: Instant) -> Self {
+        Self {
+            value,
+            until: now + BELIEF_LIMIT,
+        }
+    }
+
+    pub(super) fn holds(&self, now: Instant) -> bool {
+        now < self.until
+    }
+}
+
+/// Whether `belief` is still to be held against the contrary `observed`; forgets it otherwise.
+pub(super) fn still_believed<T: PartialEq>(
+    belief: &mut Option<Belief<T>>,
+    observed: &T,
+    now: Instant,
+) -> bool {
+    let held = belief
+        .as_ref()
+        .is_some_and(|belief| belief.holds(now) && belief.value != *observed);
+    if !held {
+        *belief = None;
+    }
+    held
+}

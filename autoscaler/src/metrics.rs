@@ -1,0 +1,424 @@
+//! The autoscaler's metrics under upstream's names (`pkg/autoscaler/scaling/metrics.go`,
+//! `pkg/reconciler/autoscaling/kpa/metrics.go`).
+//!
+//! The gauges of a revision lie side by side in one allocation with its labels, instead of once in
+//! each of a dozen families: with ten thousand revisions that is most of what they cost. They appear
+//! with the decider and disappear with it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::decider::{DeciderStatus, Observation};
+use crate::pods::PodCounts;
+use crate::scale::UNKNOWN_SCALE;
+use crate::spec::ScalingMetric;
+
+/// Bounds of the scrape duration, in seconds (`latencyBounds`).
+const SCRAPE_BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Names a revision to Prometheus.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RevisionLabels {
+    /// Its namespace.
+    pub k8s_namespace_name: String,
+    /// Its Service; may be empty.
+    pub kn_service_name: String,
+    /// Its Configuration.
+    pub kn_configuration_name: String,
+    /// Its name.
+    pub kn_revision_name: String,
+}
+
+/// Scrapes are not told apart by revision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScrapeLabels {
+    k8s_namespace_name: String,
+    kn_service_name: String,
+    kn_configuration_name: String,
+}
+
+/// All metrics of one autoscaler. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    revisions: Mutex<HashMap<RevisionLabels, Arc<RevisionGauges>>>,
+    scrapes: Mutex<HashMap<ScrapeLabels, Scrapes>>,
+}
+
+/// A histogram and how many revisions observe it.
+#[derive(Debug)]
+struct Scrapes {
+    histogram: Histogram,
+    revisions: usize,
+}
+
+/// The gauges of one revision.
+pub struct RevisionGauges {
+    labels: RevisionLabels,
+    scrapes: Histogram,
+    metric: ScalingMetric,
+    desired: AtomicI32,
+    excess_burst_capacity: AtomicI32,
+    panic_mode: AtomicU32,
+    stable: AtomicU64,
+    panic: AtomicU64,
+    target: AtomicU64,
+    requested: AtomicI32,
+    ready: AtomicU32,
+    not_ready: AtomicU32,
+    pending: AtomicU32,
+    terminating: AtomicU32,
+    /// Gauges of the decider appear when it is created.
+    deciding: AtomicBool,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything.
+    pub fn register(registry: &mut Registry) -> Self {
+        let shared = Arc::new(Shared::default());
+        registry.register_collector(Box::new(Arc::clone(&shared)));
+        Self { shared }
+    }
+
+    /// The gauges of a revision that is being reconciled.
+    pub fn revision(&self, labels: RevisionLabels, metric: ScalingMetric) -> Arc<RevisionGauges> {
+        let scrapes = self.scrapes(&labels);
+        let gauges = Arc::new(RevisionGauges::new(labels.clone(), scrapes, metric));
+        self.shared
+            .revisions
+            .lock()
+            .insert(labels, Arc::clone(&gauges));
+        gauges
+    }
+
+    /// Removes a revision's series, and those of its Service with the last revision.
+    pub fn remove(&self, gauges: &RevisionGauges) {
+        self.shared.revisions.lock().remove(&gauges.labels);
+        let labels = gauges.labels.scrape_labels();
+        let mut scrapes = self.shared.scrapes.lock();
+        if let Some(entry) = scrapes.get_mut(&labels) {
+            entry.revisions -= 1;
+            if entry.revisions == 0 {
+                scrapes.remove(&labels);
+            }
+        }
+    }
+
+    fn scrapes(&self, labels: &RevisionLabels) -> Histogram {
+        let mut scrapes = self.shared.scrapes.lock();
+        let entry = scrapes
+            .entry(labels.scrape_labels())
+            .or_insert_with(|| Scrapes {
+                histogram: Histogram::new(SCRAPE_BOUNDS),
+                revisions: 0,
+            });
+        entry.revisions += 1;
+        entry.histogram.clone()
+    }
+}
+
+// === impl RevisionLabels ===
+
+impl RevisionLabels {
+    fn scrape_labels(&self) -> ScrapeLabels {
+        ScrapeLabels {
+            k8s_namespace_name: self.k8s_namespace_name.clone(),
+            kn_service_name: self.kn_service_name.clone(),
+            kn_configuration_name: self.kn_configuration_name.clone(),
+        }
+    }
+}
+
+// === impl RevisionGauges ===
+
+impl RevisionGauges {
+    fn new(labels: RevisionLabels, scrapes: Histogram, metric: ScalingMetric) -> Self {
+        Self {
+            labels,
+            scrapes,
+            metric,
+            desired: AtomicI32::new(0),
+            excess_burst_capacity: AtomicI32::new(0),
+            panic_mode: AtomicU32::new(0),
+            stable: AtomicU64::new(0),
+            panic: AtomicU64::new(0),
+            target: AtomicU64::new(0),
+            requested: AtomicI32::new(0),
+            ready: AtomicU32::new(0),
+            not_ready: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            terminating: AtomicU32::new(0),
+            deciding: AtomicBool::new(false),
+        }
+    }
+
+    /// The state a decider starts in.
+    pub fn start(&self, panicking: bool) {
+        self.panic_mode
+            .store(u32::from(panicking), Ordering::Relaxed);
+        self.deciding.store(true, Ordering::Release);
+    }
+
+    /// A valid decision; `status` is before bounds.
+    pub fn decided(
+        &self,
+        status: DeciderStatus,
+        observed: Observation,
+        target: f64,
+        panicking: bool,
+    ) {
+        self.desired.store(status.desired_scale, Ordering::Relaxed);
+        self.excess_burst_capacity
+            .store(status.excess_burst_capacity, Ordering::Relaxed);
+        self.start(panicking);
+        self.stable
+            .store(observed.stable.to_bits(), Ordering::Relaxed);
+        self.panic
+            .store(observed.panic.to_bits(), Ordering::Relaxed);
+        self.target.store(target.to_bits(), Ordering::Relaxed);
+    }
+
+    /// A reconcile that counted pods. An unknown scale leaves the requested one alone.
+    pub fn reconciled(&self, want: i32, pods: PodCounts) {
+        if want != UNKNOWN_SCALE {
+            self.requested.store(want, Ordering::Relaxed);
+        }
+        self.ready.store(pods.ready, Ordering::Relaxed);
+        self.not_ready.store(pods.not_ready, Ordering::Relaxed);
+        self.pending.store(pods.pending, Ordering::Relaxed);
+        self.terminating.store(pods.terminating, Ordering::Relaxed);
+    }
+
+    /// A round of scraping that asked somebody.
+    pub fn scraped(&self, duration: Duration) {
+        self.scrapes.observe(duration.as_secs_f64());
+    }
+}
+
+impl fmt::Debug for RevisionGauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RevisionGauges")
+            .field("labels", &self.labels)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+/// A gauge of the collector: name, help, and its value where the revision has it.
+type Series = (
+    &'static str,
+    &'static str,
+    fn(&RevisionGauges) -> Option<f64>,
+);
+
+fn decided(gauges: &RevisionGauges, value: f64) -> Option<f64> {
+    gauges.deciding.load(Ordering::Acquire).then_some(value)
+}
+
+fn of(gauges: &RevisionGauges, metric: ScalingMetric, bits: &AtomicU64) -> Option<f64> {
+    let value = f64::from_bits(bits.load(Ordering::Relaxed));
+    decided(gauges, value).filter(|_| gauges.metric == metric)
+}
+
+fn count(value: &AtomicU32) -> Option<f64> {
+    Some(f64::from(value.load(Ordering::Relaxed)))
+}
+
+const SERIES: [Series; 14] = [
+    (
+        "kn_revision_pods_desired",
+        "Number of pods the autoscaler wants to allocate",
+        |g| decided(g, f64::from(g.desired.load(Ordering::Relaxed))),
+    ),
+    (
+        "kn_revision_capacity_excess",
+        "Excess burst capacity observed over the stable window",
+        |g| {
+            decided(
+                g,
+                f64::from(g.excess_burst_capacity.load(Ordering::Relaxed)),
+            )
+        },
+    ),
+    (
+        "kn_revision_panic_mode",
+        "1 if the autoscaler is in panic mode, else 0",
+        |g| decided(g, f64::from(g.panic_mode.load(Ordering::Relaxed))),
+    ),
+    (
+        "kn_revision_concurrency_stable",
+        "Average of concurrent requests per pod over the stable window",
+        |g| of(g, ScalingMetric::Concurrency, &g.stable),
+    ),
+    (
+        "kn_revision_concurrency_panic",
+        "Average of concurrent requests per pod over the panic window",
+        |g| of(g, ScalingMetric::Concurrency, &g.panic),
+    ),
+    (
+        "kn_revision_concurrency_target",
+        "The desired number of concurrent requests for each pod",
+        |g| of(g, ScalingMetric::Concurrency, &g.target),
+    ),
+    (
+        "kn_revision_rps_stable_per_second",
+        "Average requests per second over the stable window",
+        |g| of(g, ScalingMetric::Rps, &g.stable),
+    ),
+    (
+        "kn_revision_rps_panic_per_second",
+        "Average requests per second over the panic window",
+        |g| of(g, ScalingMetric::Rps, &g.panic),
+    ),
+    (
+        "kn_revision_rps_target_per_second",
+        "The desired requests per second for each pod",
+        |g| of(g, ScalingMetric::Rps, &g.target),
+    ),
+    (
+        "kn_revision_pods_requested",
+        "Number of pods the autoscaler requested from Kubernetes",
+        |g| Some(f64::from(g.requested.load(Ordering::Relaxed))),
+    ),
+    (
+        "kn_revision_pods_count",
+        "Number of pods that are allocated currently",
+        |g| count(&g.ready),
+    ),
+    (
+        "kn_revision_pods_not_ready_count",
+        "Number of pods that are not ready currently",
+        |g| count(&g.not_ready),
+    ),
+    (
+        "kn_revision_pods_pending_count",
+        "Number of pods that are pending currently",
+        |g| count(&g.pending),
+    ),
+    (
+        "kn_revision_pods_terminating_count",
+        "Number of pods that are terminating currently",
+        |g| count(&g.terminating),
+    ),
+];
+
+impl Collector for Shared {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let revisions: Vec<_> = self.revisions.lock().values().cloned().collect();
+        for (name, help, value) in SERIES {
+            let mut present = revisions
+                .iter()
+                .filter_map(|gauges| Some((gauges, value(gauges)?)))
+                .peekable();
+            if present.peek().is_none() {
+                continue;
+            }
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (gauges, value) in present {
+                ConstGauge::new(value).encode(metric.encode_family(&gauges.labels)?)?;
+            }
+        }
+        let scrapes = self.scrapes.lock();
+        if !scrapes.is_empty() {
+            let mut metric = encoder.encode_descriptor(
+                "kn_autoscaler_scrape_duration",
+                "The duration of scraping the revision",
+                Some(&Unit::Seconds),
+                MetricType::Histogram,
+            )?;
+            for (labels, entry) in scrapes.iter() {
+                entry.histogram.encode(metric.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    fn labels(revision: &str) -> RevisionLabels {
+        RevisionLabels {
+            k8s_namespace_name: "default".to_owned(),
+            kn_service_name: "hello".to_owned(),
+            kn_configuration_name: "hello".to_owned(),
+            kn_revision_name: revision.to_owned(),
+        }
+    }
+
+    fn scrape(registry: &Registry) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, registry).unwrap();
+        out
+    }
+
+    #[test]
+    fn series_come_and_go_with_their_revision() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let first = metrics.revision(labels("hello-00001"), ScalingMetric::Concurrency);
+        let second = metrics.revision(labels("hello-00002"), ScalingMetric::Rps);
+        second.start(false);
+        first.decided(
+            DeciderStatus {
+                desired_scale: 3,
+                excess_burst_capacity: -5,
+            },
+            Observation {
+                stable: 1.5,
+                panic: 2.5,
+            },
+            7.0,
+            true,
+        );
+        first.reconciled(3, PodCounts::default());
+        first.reconciled(UNKNOWN_SCALE, PodCounts::default());
+        first.scraped(Duration::from_millis(7));
+        let text = scrape(&registry);
+        let of_first = r#"{k8s_namespace_name="default",kn_service_name="hello",kn_configuration_name="hello",kn_revision_name="hello-00001"}"#;
+        for line in [
+            format!("kn_revision_pods_desired{of_first} 3"),
+            format!("kn_revision_capacity_excess{of_first} -5"),
+            format!("kn_revision_panic_mode{of_first} 1"),
+            format!("kn_revision_concurrency_stable{of_first} 1.5"),
+            format!("kn_revision_pods_requested{of_first} 3"),
+        ] {
+            assert!(
+                text.lines().any(|got| got.trim_end_matches(".0") == line),
+                "{line} in\n{text}"
+            );
+        }
+        assert!(text.contains("kn_revision_rps_stable_per_second{"));
+        assert!(text.contains(r#"kn_autoscaler_scrape_duration_seconds_bucket{le="0.01",k8s_namespace_name="default",kn_service_name="hello",kn_configuration_name="hello"} 1"#), "{text}");
+
+        metrics.remove(&first);
+        let text = scrape(&registry);
+        assert!(!text.contains("hello-00001"), "{text}");
+        assert!(text.contains("kn_autoscaler_scrape_duration_seconds"));
+        metrics.remove(&second);
+        assert!(!scrape(&registry).contains("hello"));
+    }
+}

@@ -1,0 +1,171 @@
+use super::*;
+use crate::simulation::traffic::{Shape, ShapeKind};
+
+const MODEL: Model = Model {
+    start_time: Lengths::Fixed(Duration::from_secs(3)),
+    service_time: Lengths::Fixed(Duration::from_millis(200)),
+    concurrency: 10,
+};
+
+fn setting(annotations: &[(&str, &str)]) -> Setting {
+    Setting {
+        annotations: annotations
+            .iter()
+            .map(|(key, value)| {
+                (
+                    format!("autoscaling.knative.dev/{key}"),
+                    (*value).to_owned(),
+                )
+            })
+            .collect(),
+        container_concurrency: 10,
+        ..Setting::default()
+    }
+}
+
+fn run(setting: &Setting, traffic: &Traffic, seconds: u64) -> Outcome {
+    simulate(&Run {
+        setting,
+        traffic,
+        model: MODEL,
+        duration: Some(Duration::from_secs(seconds)),
+        seed: 1,
+    })
+    .unwrap()
+}
+
+fn constant(rate: f64) -> Traffic {
+    Traffic::Shape(Shape::new(ShapeKind::Constant, rate, 0.0))
+}
+
+#[test]
+fn an_idle_revision_wakes_at_the_first_request() {
+    let outcome = run(&setting(&[]), &constant(10.0), 60);
+    let summary = outcome.summary;
+    // The poke scales at once, so the first requests wait for one start and no tick. The first
+    // arrives within the first 100 ms.
+    assert_eq!(summary.queueing_max_ms, 3000);
+    assert_eq!(summary.cold_requests, 30);
+    assert_eq!(summary.requests, 600);
+    assert_eq!(summary.unserved, 0);
+}
+
+#[test]
+fn a_revision_without_requests_stays_at_zero() {
+    let outcome = run(&setting(&[]), &constant(0.0), 300);
+    assert_eq!(outcome.summary.pod_seconds, 0.0);
+    assert_eq!(outcome.summary.scale_changes, 0);
+    assert!(outcome.rows.iter().all(|row| row.replicas == 0));
+}
+
+#[test]
+fn load_settles_at_the_pods_it_needs() {
+    // 100 per second of 200 ms each are 20 at once: at 7 per pod that is 3 pods.
+    let outcome = run(&setting(&[]), &constant(100.0), 600);
+    let last = outcome.rows.last().unwrap();
+    assert!((last.concurrency - 20.0).abs() < 0.5, "{last:?}");
+    assert_eq!((last.ready, last.desired, last.queued), (3, 3, 0));
+    assert!(!last.panic);
+}
+
+#[test]
+fn an_idle_revision_returns_to_zero_after_window_and_grace() {
+    let traffic = Traffic::Rates(vec![(0.0, 50.0), (60.0, 0.0)]);
+    let outcome = run(&setting(&[]), &traffic, 300);
+    let gone = outcome
+        .rows
+        .iter()
+        .find(|row| row.at > 60.0 && row.replicas == 0);
+    let at = gone.unwrap().at;
+    assert!((118.0..=152.0).contains(&at), "{at}");
+    assert_eq!(outcome.rows.last().unwrap().active, 'F');
+}
+
+#[test]
+fn a_burst_panics_and_its_peak_is_held() {
+    let traffic = Traffic::Shape(Shape::new(ShapeKind::Spike, 20.0, 400.0));
+    let outcome = run(&setting(&[]), &traffic, 300);
+    assert!(outcome.summary.panic_seconds >= 60.0);
+    assert!(outcome.summary.peak_pods >= 12);
+    assert!(outcome.summary.under_capacity_seconds > 0.0);
+    let mut held = 0;
+    for row in outcome.rows.iter().filter(|row| row.panic) {
+        assert!(row.desired >= held, "{row:?}");
+        held = row.desired;
+    }
+}
+
+#[test]
+fn bounds_hold_whatever_comes() {
+    let traffic = Traffic::Shape(Shape::new(ShapeKind::Bursty, 5.0, 300.0));
+    let setting = Setting {
+        initial_pods: 2,
+        ..setting(&[("min-scale", "2"), ("max-scale", "5")])
+    };
+    let outcome = run(&setting, &traffic, 900);
+    assert!(
+        outcome
+            .rows
+            .iter()
+            .all(|row| (2..=5).contains(&row.replicas))
+    );
+    assert_eq!(outcome.summary.peak_pods, 5);
+}
+
+#[test]
+fn requests_are_conserved_and_runs_repeat() {
+    let traffic = Traffic::Shape(Shape::new(ShapeKind::Poisson, 80.0, 0.0));
+    let setting = setting(&[]);
+    let run = Run {
+        setting: &setting,
+        traffic: &traffic,
+        model: Model {
+            start_time: Lengths::Uniform(Duration::from_secs(1), Duration::from_secs(6)),
+            service_time: Lengths::Exponential(Duration::from_millis(150)),
+            ..MODEL
+        },
+        duration: Some(Duration::from_secs(300)),
+        seed: 11,
+    };
+    let first = simulate(&run).unwrap();
+    assert_eq!(first, simulate(&run).unwrap());
+    assert_ne!(first, simulate(&Run { seed: 12, ..run }).unwrap());
+    let arrived: f64 = first
+        .rows
+        .iter()
+        .map(|row| row.requests_per_second * 2.0)
+        .sum();
+    assert!(first.summary.requests as f64 - arrived <= 2.0 * 200.0);
+}
+
+#[test]
+fn single_requests_keep_their_own_duration() {
+    let traffic = Traffic::Invocations(vec![(0.0, 100.0), (0.0, 0.5), (10.0, 0.5)]);
+    let setting = Setting {
+        initial_pods: 1,
+        ..setting(&[])
+    };
+    let outcome = run(&setting, &traffic, 130);
+    let at = |second: f64| *outcome.rows.iter().find(|row| row.at == second).unwrap();
+    assert_eq!(at(50.0).concurrency, 1.0);
+    assert_eq!(at(104.0).concurrency, 0.0);
+}
+
+#[test]
+fn a_trace_ends_the_run_and_a_week_is_the_limit() {
+    let setting = setting(&[]);
+    let traffic = Traffic::Rates(vec![(0.0, 1.0), (20.0, 0.0)]);
+    let run = Run {
+        setting: &setting,
+        traffic: &traffic,
+        model: MODEL,
+        duration: None,
+        seed: 0,
+    };
+    assert_eq!(simulate(&run).unwrap().summary.duration_seconds, 200.0);
+    let too_long = Run {
+        duration: Some(MAX_DURATION + Duration::from_secs(1)),
+        ..run
+    };
+    assert!(matches!(simulate(&too_long), Err(InvalidRun::TooLong)));
+}

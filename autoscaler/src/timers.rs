@@ -1,0 +1,144 @@
+//! One heap of deadlines for every decider and every collection, so that ten thousand revisions cost
+//! one timer of the runtime and not ten thousand tasks.
+//!
+//! [`Timers`] is pure: it is told the time. An entry cannot be removed; its owner recognises a stale
+//! one by comparing what it carries (a generation) with what it knows. That is cheap because every
+//! entry comes up within one period.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use tokio::time::Instant;
+
+/// Deadlines with a value each; equal deadlines come up in the order in which they were added.
+#[derive(Debug)]
+pub struct Timers<T> {
+    heap: BinaryHeap<Reverse<Entry<T>>>,
+    added: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    due: Instant,
+    order: u64,
+    value: T,
+}
+
+// === impl Timers ===
+
+impl<T> Timers<T> {
+    /// No deadlines yet.
+    pub fn new() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            added: 0,
+        }
+    }
+
+    /// Adds `value`, which comes up at `due`.
+    pub fn add(&mut self, due: Instant, value: T) {
+        let order = self.added;
+        self.added += 1;
+        self.heap.push(Reverse(Entry { due, order, value }));
+    }
+
+    /// The earliest deadline.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse(entry)| entry.due)
+    }
+
+    /// Takes the earliest entry if it is due, with its deadline, from which the next one of a
+    /// periodic timer is counted so that it keeps its phase.
+    pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, T)> {
+        if self.next_due()? > now {
+            return None;
+        }
+        self.heap
+            .pop()
+            .map(|Reverse(entry)| (entry.due, entry.value))
+    }
+
+    /// How many deadlines there are.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether there is no deadline.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Entry ===
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.due, self.order).cmp(&(other.due, other.order))
+    }
+}
+
+/// The next deadline of a periodic timer that was due at `due`: phase is kept, and periods that
+/// passed while nobody looked are skipped, as Go's `time.Ticker` drops them.
+pub fn next_period(due: Instant, period: std::time::Duration, now: Instant) -> Instant {
+    let next = due + period;
+    if next > now {
+        return next;
+    }
+    let late = now.duration_since(due).as_nanos();
+    let periods = late / period.as_nanos().max(1) + 1;
+    due + period * u32::try_from(periods).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn comes_up_by_deadline_then_by_order() {
+        let start = Instant::now();
+        let mut timers = Timers::new();
+        timers.add(start + 2 * SECOND, "late");
+        timers.add(start + SECOND, "first");
+        timers.add(start + SECOND, "second");
+        assert_eq!(timers.next_due(), Some(start + SECOND));
+        assert!(timers.pop_due(start).is_none());
+        let now = start + SECOND;
+        assert_eq!(timers.pop_due(now).unwrap().1, "first");
+        assert_eq!(timers.pop_due(now).unwrap().1, "second");
+        assert!(timers.pop_due(now).is_none());
+        assert_eq!(timers.len(), 1);
+    }
+
+    #[test]
+    fn a_period_keeps_its_phase_and_skips_what_was_missed() {
+        let due = Instant::now();
+        assert_eq!(next_period(due, SECOND, due), due + SECOND);
+        assert_eq!(next_period(due, SECOND, due + SECOND), due + 2 * SECOND);
+        let late = due + Duration::from_millis(4_300);
+        assert_eq!(next_period(due, SECOND, late), due + 5 * SECOND);
+    }
+}

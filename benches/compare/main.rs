@@ -1,0 +1,100 @@
+//! Runs a program of ours beside its peers and prints one table of ratios.
+//!
+//! `cargo run --release -p benches --bin compare -- queue-proxy [--out DIR]`. Exit code 0 when every
+//! bar was measured and holds, 1 when one was missed or could not be measured, 2 on misuse.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program talks on stdout"
+)]
+
+mod queue_proxy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = "Measures our programs beside their peers, as ratios of alternated pairs"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// The sidecar beside HAProxy and nginx, and the Go queue-proxy and Envoy when given.
+    QueueProxy(Options),
+}
+
+/// What every comparison takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Write <subject>.json and <subject>.html into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Alternated rounds per case; medians of fewer than nine are not worth quoting.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+    /// Requests per round of the CPU cases.
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    pub(crate) requests: u64,
+    /// Only the cases whose name contains this text.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+    /// A Go queue-proxy binary to run beside ours.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) go: Option<PathBuf>,
+    /// Our binary; built with the release profile when absent.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ours: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether the case `name` was asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only
+            .as_ref()
+            .is_none_or(|text| name.contains(text.as_str()))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("compare: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Subject::QueueProxy(options) = arguments.subject;
+    let outcome = runtime.block_on(queue_proxy::run(&options));
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    print!("{}", report.table());
+    if let Some(folder) = &options.out
+        && let Err(error) = report.write(folder)
+    {
+        eprintln!("compare: cannot write to {}: {error:#}", folder.display());
+        return ExitCode::FAILURE;
+    }
+    if report.holds() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

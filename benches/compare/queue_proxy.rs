@@ -1,0 +1,130 @@
+//! The sidecar: CPU per request, latency under a fixed rate, memory, start and size.
+
+mod cpu;
+mod latency;
+mod memory;
+mod start;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use benches::peers::{HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend};
+use benches::process::build;
+use benches::report::{Bar, Report, circumstances};
+
+use crate::Options;
+
+/// The concurrency limit of the limited cases.
+const LIMIT: u32 = 10;
+
+/// Queue places of the limited cases: as many as there are connections, so that nothing is refused.
+const QUEUE_DEPTH: &str = "2000";
+
+/// What is needed to start any subject.
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) folder: &'a Path,
+    ours: PathBuf,
+    pub(crate) backend: Server,
+}
+
+/// One running proxy in a case.
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) server: Server,
+}
+
+impl Bench<'_> {
+    /// HAProxy first (the peer of every ratio), then ours, then the Go one where given.
+    pub(crate) async fn subjects(&self, limit: Option<u32>) -> anyhow::Result<Vec<Subject>> {
+        let mut subjects = vec![
+            Subject {
+                name: "haproxy".to_owned(),
+                server: haproxy(
+                    self.folder,
+                    self.backend.address,
+                    HaproxyMode::Http { limit },
+                )
+                .await?,
+            },
+            Subject {
+                name: "pilotlight".to_owned(),
+                server: self
+                    .sidecar(&self.ours, "pilotlight", limit)
+                    .start()
+                    .await?,
+            },
+        ];
+        if let Some(go) = &self.options.go {
+            subjects.push(Subject {
+                name: "go".to_owned(),
+                server: self.sidecar(go, "go", limit).start().await?,
+            });
+        }
+        Ok(subjects)
+    }
+
+    /// How `program` is started as a sidecar.
+    pub(crate) fn sidecar<'b>(
+        &self,
+        program: &'b Path,
+        name: &'b str,
+        limit: Option<u32>,
+    ) -> Sidecar<'b> {
+        Sidecar {
+            name,
+            program,
+            container_concurrency: limit.unwrap_or(0),
+            backend: self.backend.address,
+            extra: &[("PILOTLIGHT_QUEUE_DEPTH", QUEUE_DEPTH)],
+        }
+    }
+
+    pub(crate) fn ours(&self) -> &Path {
+        &self.ours
+    }
+}
+
+/// Runs every case that `options` ask for.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
+    let mut report = Report {
+        subject: "queue-proxy".to_owned(),
+        circumstances: circumstances(),
+        ..Report::default()
+    };
+    report.circumstances.push(format!(
+        "{} alternated rounds, {} requests each; one nginx behind every proxy; three timeouts set, metrics and log off",
+        options.rounds, options.requests
+    ));
+    let ours = match &options.ours {
+        Some(path) => path.clone(),
+        None => build("queue-proxy", "queue-proxy", "release")?,
+    };
+    let missing: Vec<&str> = ["nginx", "haproxy"]
+        .into_iter()
+        .filter(|name| installed(name).is_none())
+        .collect();
+    if !missing.is_empty() {
+        let why = format!(
+            "install {} (Debian packages nginx-light, haproxy)",
+            missing.join(" and ")
+        );
+        report
+            .bars
+            .push(Bar::unmeasured("all comparisons", 1.0, &why));
+        return Ok(report);
+    }
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let backend = nginx_backend(folder.path(), false).await?;
+    let bench = Bench {
+        options,
+        folder: folder.path(),
+        ours,
+        backend,
+    };
+    cpu::run(&bench, &mut report).await?;
+    latency::run(&bench, &mut report).await?;
+    memory::run(&bench, &mut report).await?;
+    start::run(&bench, &mut report).await?;
+    Ok(report)
+}

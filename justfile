@@ -1,0 +1,35 @@
+# The steps of .ci/run by hand. `just ci` runs them all.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+default: ci
+
+ci:
+    .ci/run
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy -p activator -p autoscaler --no-default-features --locked -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test:
+    cargo test --workspace --locked
+
+# Replays the conformance vectors, or some families of them: `just vectors window wire`.
+vectors *families:
+    cargo test -p tests --test vectors -- {{families}}
+
+bench-build:
+    cargo check -p benches --benches --bins --locked
+
+# Each crate on its own, so that feature unification cannot hide a missing dependency.
+check-each:
+    for crate in serving queue-proxy activator autoscaler local benches tests; do cargo check -p "$crate" --locked; done
+
+# Licences, advisories, bans; needs cargo-deny.
+deny:
+    cargo deny check

@@ -1,0 +1,466 @@
+//! The request metrics that operators scrape on the user metrics port.
+//!
+//! Names, labels and buckets are those of upstream's OpenTelemetry instruments in Prometheus form
+//! (`pkg/queue/request_metric.go`, vendored `otelhttp`); [`legacy`] adds the `revision_*` names of
+//! releases before 1.19. Series are bounded: Host, method and tag come from clients.
+
+mod legacy;
+mod series;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use serving::body::Body;
+use serving::forward::error_response;
+use serving::histogram::{BYTES, SECONDS};
+use serving::server::{Connection, Handler};
+use serving::telemetry::{PROMETHEUS_TEXT, prometheus_text};
+
+use self::legacy::Legacy;
+use self::series::{Histograms, LabelSet};
+use crate::config::{Config, Identity};
+use crate::endpoint;
+
+const PATH: &str = "/metrics";
+
+/// Scope of upstream's own instruments, and of its HTTP instrumentation.
+const OWN_SCOPE: (&str, &str) = ("knative.dev/serving/pkg/queue", "");
+const HTTP_SCOPE: (&str, &str) = (
+    "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp",
+    "0.69.0",
+);
+
+/// What is measured, and the registry it is scraped from.
+pub(crate) struct Metrics {
+    registry: Registry,
+    invocation_duration: Histograms<StatusLabels>,
+    /// Requests executing and waiting, as of the last admission; only with a limit.
+    queue_depth: Option<Gauge>,
+    server_duration: Histograms<ServerLabels>,
+    server_request_size: Histograms<ServerLabels>,
+    server_response_size: Histograms<ServerLabels>,
+    client_duration: Histograms<ClientLabels>,
+    client_request_size: Histograms<ClientLabels>,
+    legacy: Option<Legacy>,
+    app_port: u16,
+}
+
+/// What a finished request tells about itself.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerFacts {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    pub(crate) tls: bool,
+    /// The Host as received.
+    pub(crate) host: Box<str>,
+    pub(crate) route_tag: Cow<'static, str>,
+    pub(crate) request_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    http_response_status_code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    http_request_method: &'static str,
+    http_response_status_code: u16,
+    kn_route_tag: Cow<'static, str>,
+    network_protocol_name: &'static str,
+    network_protocol_version: &'static str,
+    server_address: String,
+    /// Empty when it is the scheme's own port or absent.
+    server_port: String,
+    url_scheme: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClientLabels {
+    error_type: String,
+    http_request_method: &'static str,
+    /// Empty when the exchange failed.
+    http_response_status_code: String,
+    kn_route_tag: Cow<'static, str>,
+    network_protocol_name: &'static str,
+    network_protocol_version: &'static str,
+    server_address: &'static str,
+    server_port: u16,
+    url_scheme: &'static str,
+}
+
+/// Serves the registry.
+#[derive(Debug)]
+pub(crate) struct MetricsEndpoint {
+    pub(crate) metrics: Rc<Metrics>,
+}
+
+// === impl Metrics ===
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut registry = Registry::default();
+        registry.register("target", "Target metadata", target(&config.identity));
+        let own = scope(&mut registry, OWN_SCOPE);
+        let seconds = Unit::Seconds;
+        let invocation_duration = Histograms::register(
+            own,
+            "kn_serving_invocation_duration",
+            "The duration of task execution",
+            seconds.clone(),
+            SECONDS,
+        );
+        let queue_depth = config.container_concurrency.map(|_| {
+            let depth = Gauge::default();
+            own.register(
+                "kn_serving_queue_depth",
+                "Number of current requests in the queue",
+                depth.clone(),
+            );
+            depth
+        });
+        let http = scope(&mut registry, HTTP_SCOPE);
+        let server_duration = Histograms::register(
+            http,
+            "http_server_request_duration",
+            "Duration of HTTP server requests.",
+            seconds.clone(),
+            SECONDS,
+        );
+        let server_request_size = Histograms::register(
+            http,
+            "http_server_request_body_size",
+            "Size of HTTP server request bodies.",
+            Unit::Bytes,
+            BYTES,
+        );
+        let server_response_size = Histograms::register(
+            http,
+            "http_server_response_body_size",
+            "Size of HTTP server response bodies.",
+            Unit::Bytes,
+            BYTES,
+        );
+        let client_duration = Histograms::register(
+            http,
+            "http_client_request_duration",
+            "Duration of HTTP client requests.",
+            seconds,
+            SECONDS,
+        );
+        let client_request_size = Histograms::register(
+            http,
+            "http_client_request_body_size",
+            "Size of HTTP client request bodies.",
+            Unit::Bytes,
+            BYTES,
+        );
+        let legacy = config
+            .options
+            .legacy_metrics
+            .then(|| Legacy::register(&mut registry, &config.identity));
+        Self {
+            registry,
+            invocation_duration,
+            queue_depth,
+            server_duration,
+            server_request_size,
+            server_response_size,
+            client_duration,
+            client_request_size,
+            legacy,
+            app_port: config.app.port(),
+        }
+    }
+
+    /// A request was admitted while so many execute and wait, itself included.
+    pub(crate) fn admitted(&self, in_flight: u64) {
+        let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);
+        if let Some(depth) = &self.queue_depth {
+            depth.set(in_flight);
+        }
+        if let Some(legacy) = &self.legacy {
+            legacy.queue_depth(in_flight);
+        }
+    }
+
+    /// The app was asked and the exchange is over.
+    pub(crate) fn invoked(&self, status: StatusCode, elapsed: Duration) {
+        let labels = StatusLabels {
+            http_response_status_code: status.as_u16(),
+        };
+        self.invocation_duration
+            .observe(labels, elapsed.as_secs_f64());
+        if let Some(legacy) = &self.legacy {
+            legacy.invoked(status, elapsed);
+        }
+    }
+
+    /// A request has been answered, by the app or by this process.
+    pub(crate) fn served(
+        &self,
+        facts: &ServerFacts,
+        status: StatusCode,
+        response_bytes: u64,
+        elapsed: Duration,
+    ) {
+        let labels = ServerLabels::new(facts, status);
+        self.server_duration
+            .observe(labels.clone(), elapsed.as_secs_f64());
+        self.server_request_size
+            .observe(labels.clone(), as_f64(facts.request_bytes));
+        self.server_response_size
+            .observe(labels, as_f64(response_bytes));
+        if let Some(legacy) = &self.legacy {
+            legacy.served(&facts.route_tag, status, elapsed);
+        }
+    }
+
+    /// An exchange with the app has its response head, or failed.
+    pub(crate) fn exchanged(
+        &self,
+        facts: &ServerFacts,
+        status: Option<StatusCode>,
+        elapsed: Duration,
+    ) {
+        let labels = ClientLabels {
+            error_type: if status.is_none() {
+                "*errors.errorString".to_owned()
+            } else {
+                String::new()
+            },
+            http_request_method: method_name(&facts.method),
+            http_response_status_code: status
+                .map(|status| status.as_u16().to_string())
+                .unwrap_or_default(),
+            kn_route_tag: facts.route_tag.clone(),
+            network_protocol_name: "http",
+            network_protocol_version: version_name(facts.version),
+            server_address: "127.0.0.1",
+            server_port: self.app_port,
+            url_scheme: "http",
+        };
+        self.client_duration
+            .observe(labels.clone(), elapsed.as_secs_f64());
+        self.client_request_size
+            .observe(labels, as_f64(facts.request_bytes));
+    }
+}
+
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+fn scope<'r>(
+    registry: &'r mut Registry,
+    (name, version): (&'static str, &'static str),
+) -> &'r mut Registry {
+    registry.sub_registry_with_labels(
+        [
+            ("otel_scope_name", name),
+            ("otel_scope_schema_url", ""),
+            ("otel_scope_version", version),
+        ]
+        .into_iter()
+        .map(|(label, value)| (Cow::Borrowed(label), Cow::Borrowed(value))),
+    )
+}
+
+/// The resource attributes, which appear on `target_info` alone.
+fn target(identity: &Identity) -> Info<Vec<(String, String)>> {
+    let service = [
+        &identity.otel_service_name,
+        &identity.service,
+        &identity.configuration,
+        &identity.revision,
+        &identity.telemetry_pod,
+    ]
+    .into_iter()
+    .find(|name| !name.is_empty())
+    .cloned()
+    .unwrap_or_default();
+    let attributes = [
+        ("container_name", "queue-proxy"),
+        ("k8s_namespace_name", &identity.namespace),
+        ("k8s_pod_name", &identity.telemetry_pod),
+        ("kn_configuration_name", &identity.configuration),
+        ("kn_revision_name", &identity.revision),
+        ("kn_service_name", &identity.service),
+        ("service_instance_id", &identity.telemetry_pod),
+        ("service_name", &service),
+        ("service_version", env!("CARGO_PKG_VERSION")),
+        ("telemetry_sdk_language", "rust"),
+        ("telemetry_sdk_name", "pilotlight"),
+    ];
+    Info::new(
+        attributes
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    )
+}
+
+// === impl ServerFacts ===
+
+impl ServerFacts {
+    pub(crate) fn of(request: &Request<Incoming>, tls: bool) -> Self {
+        let headers = request.headers();
+        let request_bytes = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .unwrap_or(0);
+        let host = serving::header::host(request.uri(), headers);
+        Self {
+            method: request.method().clone(),
+            version: request.version(),
+            tls,
+            host: String::from_utf8_lossy(host).into(),
+            route_tag: match serving::header::route_tag(headers) {
+                Cow::Borrowed(serving::header::DISABLED_TAG) => {
+                    Cow::Borrowed(serving::header::DISABLED_TAG)
+                }
+                tag => Cow::Owned(tag.into_owned()),
+            },
+            request_bytes,
+        }
+    }
+}
+
+// === impl ServerLabels ===
+
+impl ServerLabels {
+    fn new(facts: &ServerFacts, status: StatusCode) -> Self {
+        let (address, port) = split_host(&facts.host);
+        let default_port = if facts.tls { "443" } else { "80" };
+        Self {
+            http_request_method: method_name(&facts.method),
+            http_response_status_code: status.as_u16(),
+            kn_route_tag: facts.route_tag.clone(),
+            network_protocol_name: "http",
+            network_protocol_version: version_name(facts.version),
+            server_address: address.to_owned(),
+            server_port: if port == default_port {
+                String::new()
+            } else {
+                port.to_owned()
+            },
+            url_scheme: if facts.tls { "https" } else { "http" },
+        }
+    }
+}
+
+impl LabelSet for ServerLabels {
+    fn overflow() -> Self {
+        Self {
+            http_request_method: OTHER_METHOD,
+            http_response_status_code: 0,
+            kn_route_tag: Cow::Borrowed(""),
+            network_protocol_name: "http",
+            network_protocol_version: "",
+            server_address: series::OVERFLOW.to_owned(),
+            server_port: String::new(),
+            url_scheme: "",
+        }
+    }
+}
+
+impl LabelSet for ClientLabels {
+    fn overflow() -> Self {
+        Self {
+            error_type: series::OVERFLOW.to_owned(),
+            http_request_method: OTHER_METHOD,
+            http_response_status_code: String::new(),
+            kn_route_tag: Cow::Borrowed(""),
+            network_protocol_name: "http",
+            network_protocol_version: "",
+            server_address: "127.0.0.1",
+            server_port: 0,
+            url_scheme: "http",
+        }
+    }
+}
+
+impl LabelSet for StatusLabels {
+    fn overflow() -> Self {
+        Self {
+            http_response_status_code: 0,
+        }
+    }
+}
+
+/// Host and port of a Host header, brackets removed.
+fn split_host(host: &str) -> (&str, &str) {
+    let (address, port) = match host.rsplit_once(':') {
+        Some((address, port)) if !address.contains(':') || address.ends_with(']') => {
+            (address, port)
+        }
+        _ => (host, ""),
+    };
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|address| address.strip_suffix(']'));
+    (bare.unwrap_or(address), port)
+}
+
+/// What OpenTelemetry calls a method outside its list.
+const OTHER_METHOD: &str = "_OTHER";
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => OTHER_METHOD,
+    }
+}
+
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+// === impl MetricsEndpoint ===
+
+impl Handler for MetricsEndpoint {
+    type Guard = ();
+
+    async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
+        if request.uri().path() != PATH {
+            return endpoint::not_found();
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            let mut response = error_response(status, "Method Not Allowed", ());
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(header::ALLOW, allowed);
+            return response;
+        }
+        endpoint::content(PROMETHEUS_TEXT, prometheus_text(&self.metrics.registry))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! The handler chain of the data ports, in upstream's order (`pkg/queue/sharedmain/handlers.go`):
+//!
+//! 1. request log and server metrics, which see everything but what they are told to leave out;
+//! 2. probes and drain: probes are answered here and reach nothing below, so that they never wait
+//!    for a place, count as load or time out;
+//! 3. in-flight count, for the last phase of the shutdown;
+//! 4. timeouts: all three clocks run while a request waits for its place;
+//! 5. `Forwarded`, from what earlier proxies noted, before our peer is added to it;
+//! 6. statistics, which count waiting and refused requests too;
+//! 7. Host restoration, admission;
+//! 8. app metrics, and the hop to the app.
+//!
+//! It is one hand-written future: each stage is a few lines, and none of them allocates unless
+//! metrics or the log are on.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serving::AnchoredClock;
+use serving::body::Body;
+use serving::breaker::Breaker;
+use serving::deadline::{Deadline, Timeouts};
+use serving::forward::{self, ForwardError, Forwarded, error_response, text_response};
+use serving::header::{self as knative, RequestClass};
+use serving::names::{CAPABILITY_HEADER, LOAD_HEADER, NOT_STARTED_HEADER};
+use serving::pool::Upstream;
+use serving::request_stats::RequestStats;
+use serving::server::{Connection, Handler};
+use serving::upgrade::Tunnels;
+use tokio::time::Instant;
+
+use crate::accounting::{RequestGuard, TimeoutNames};
+use crate::endpoint::is_any_target;
+use crate::handle::Shared;
+use crate::metrics::{Metrics, ServerFacts};
+use crate::readiness::Readiness;
+use crate::request_log::{Entry, RequestLogger};
+
+static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
+static NOT_STARTED: HeaderName = HeaderName::from_static(NOT_STARTED_HEADER);
+static LOAD: HeaderName = HeaderName::from_static(LOAD_HEADER);
+
+/// The value of [`NOT_STARTED_HEADER`].
+const QUEUE_FULL: HeaderValue = HeaderValue::from_static("queue-full");
+
+type GuardedBody = Body<Option<RequestGuard>>;
+
+/// The data ports' handler.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) readiness: Rc<Readiness>,
+    pub(crate) stats: Rc<RequestStats>,
+    pub(crate) clock: AnchoredClock,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) timeout_names: TimeoutNames,
+    pub(crate) breaker: Option<Breaker>,
+    pub(crate) upstream: Rc<Upstream>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) metrics: Option<Rc<Metrics>>,
+    pub(crate) log: Option<Rc<RequestLogger>>,
+}
+
+/// Why the app's answer is not to be had.
+#[derive(Debug)]
+enum Refusal {
+    QueueFull,
+    Forward(ForwardError),
+}
+
+/// What a request's headers make of it, without borrowing them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Ordinary,
+    /// Forwarded past statistics, admission and Host restoration.
+    KubeletStyle,
+    /// Forwarded and counted, but neither logged nor measured.
+    ForwardedProbe,
+}
+
+impl Handler for Stack {
+    type Guard = Option<RequestGuard>;
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<GuardedBody> {
+        if is_any_target(&request) {
+            return Response::new(Body::empty(None));
+        }
+        let now = Instant::now();
+        let class = RequestClass::of(request.headers());
+        let guard = self.guard(&request, connection, class.is_probe(), now);
+        let class = match class {
+            RequestClass::HealthCheck { probe, .. } => {
+                return recorded(self.health_check(probe).await, guard);
+            }
+            RequestClass::NetworkProbe(hash) => return recorded(self.network_probe(hash), guard),
+            RequestClass::Ordinary => Class::Ordinary,
+            RequestClass::KubeletStyle => Class::KubeletStyle,
+            RequestClass::ForwardedProbe => Class::ForwardedProbe,
+        };
+        self.serve(request, class, connection, guard, now).await
+    }
+}
+
+// === impl Stack: probes ===
+
+impl Stack {
+    /// A prober's user agent: the only right question is whether the app is ready. The answers are
+    /// read by kubelet and activator (`pkg/queue/health/handler.go`).
+    async fn health_check(&self, probe: &[u8]) -> Response<GuardedBody> {
+        if self.shared.drain.is_draining() {
+            return shutting_down();
+        }
+        if probe != knative::QUEUE_NAME.as_bytes() {
+            let value = String::from_utf8_lossy(probe);
+            let text = format!("unexpected probe header value: {value}");
+            return error_response(StatusCode::BAD_REQUEST, &text, None);
+        }
+        if self.readiness.ready().await {
+            text_response(StatusCode::OK, knative::QUEUE_NAME, None)
+        } else {
+            // The activator takes another status for a mesh that refuses it.
+            let mut response = Response::new(Body::empty(None));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
+    }
+
+    /// An ingress asks whether its configuration leads here; says nothing about the app.
+    fn network_probe(&self, hash: &[u8]) -> Response<GuardedBody> {
+        if self.shared.drain.is_draining() {
+            return shutting_down();
+        }
+        match HeaderValue::from_bytes(hash) {
+            Ok(hash) if !hash.is_empty() => {
+                let mut response = Response::new(Body::empty(None));
+                response.headers_mut().insert(knative::HASH.clone(), hash);
+                response
+            }
+            _ => {
+                let text = "a probe request must contain a non-empty \"K-Network-Hash\" header";
+                error_response(StatusCode::BAD_REQUEST, text, None)
+            }
+        }
+    }
+}
+
+fn shutting_down() -> Response<GuardedBody> {
+    error_response(StatusCode::SERVICE_UNAVAILABLE, "shutting down", None)
+}
+
+/// Puts the answer to a probe on record, where probes are.
+fn recorded(response: Response<GuardedBody>, mut guard: RequestGuard) -> Response<GuardedBody> {
+    if !guard.is_recorded() {
+        return response;
+    }
+    guard.refused(response.status());
+    response.map(|body| body.map_guard(|_| Some(guard)))
+}
+
+// === impl Stack: requests ===
+
+impl Stack {
+    /// A guard that records what log and metrics want to know of this request.
+    fn guard(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        is_probe: bool,
+        now: Instant,
+    ) -> RequestGuard {
+        let mut guard = RequestGuard::default();
+        let metrics = self.metrics.as_ref().filter(|_| !is_probe);
+        let log = self.log.as_ref().filter(|log| !is_probe || log.probes);
+        guard.record(
+            metrics.map(|metrics| {
+                let facts = ServerFacts::of(request, connection.is_tls());
+                (Rc::clone(metrics), facts)
+            }),
+            log.map(|log| Entry::new(log, request, connection)),
+            now,
+        );
+        guard
+    }
+
+    async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        class: Class,
+        connection: &Connection,
+        mut guard: RequestGuard,
+        now: Instant,
+    ) -> Response<GuardedBody> {
+        self.shared.arrived(now);
+        guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
+        let capable = request.headers_mut().remove(&CAPABILITY).is_some();
+        let deadline = connection.deadline(&self.timeouts);
+        let answer = deadline
+            .limit(self.answer(request, class, connection, &mut guard, now))
+            .await;
+        let mut response = match answer {
+            Ok(Ok(forwarded)) => self.relay(forwarded, deadline, guard),
+            Ok(Err(Refusal::QueueFull)) => queue_full(capable, guard),
+            Ok(Err(Refusal::Forward(error))) => bad_gateway(&error, guard),
+            Err(expired) => {
+                self.timeout_names.warn(expired);
+                guard.abandon(StatusCode::GATEWAY_TIMEOUT);
+                text_response(StatusCode::GATEWAY_TIMEOUT, "request timeout", Some(guard))
+            }
+        };
+        if capable {
+            self.show_load(response.headers_mut());
+        }
+        response
+    }
+
+    /// Admission and the hop; everything that the timeouts may cut short.
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        class: Class,
+        connection: &Connection,
+        guard: &mut RequestGuard,
+        now: Instant,
+    ) -> Result<Forwarded, Refusal> {
+        let headers = request.headers_mut();
+        knative::shim_forwarded(headers);
+        // They named the revision to the activator and are nothing to the app.
+        headers.remove(&knative::REVISION_NAME);
+        headers.remove(&knative::REVISION_NAMESPACE);
+        if class != Class::KubeletStyle {
+            let proxied = knative::is_proxied(request.headers());
+            guard.arrive(&self.stats, self.clock, proxied, now);
+            restore_host(&mut request);
+            guard.rewritten(request.headers());
+            self.admit(guard).await?;
+        } else {
+            guard.rewritten(request.headers());
+        }
+        if class == Class::Ordinary
+            && let Some(metrics) = &self.metrics
+        {
+            guard.invoke(metrics, Instant::now());
+        }
+        let forwarded = forward::forward(&self.upstream, request, connection).await;
+        let status = forwarded
+            .as_ref()
+            .ok()
+            .map(|answer| answer.response.status());
+        guard.exchanged(status);
+        forwarded.map_err(Refusal::Forward)
+    }
+
+    /// Waits for one of the places, if their number is limited.
+    async fn admit(&self, guard: &mut RequestGuard) -> Result<(), Refusal> {
+        let in_flight = match &self.breaker {
+            Some(breaker) => {
+                guard.queued();
+                let permit = breaker.enter().await.map_err(|_| Refusal::QueueFull)?;
+                guard.admitted(permit);
+                breaker.in_flight()
+            }
+            None => return Ok(()),
+        };
+        if let Some(metrics) = &self.metrics {
+            metrics.admitted(in_flight);
+        }
+        Ok(())
+    }
+
+    /// Passes the app's answer on; an upgraded connection takes the guard with it.
+    fn relay(
+        &self,
+        forwarded: Forwarded,
+        deadline: Deadline,
+        mut guard: RequestGuard,
+    ) -> Response<GuardedBody> {
+        let Forwarded {
+            mut response,
+            upgrade,
+        } = forwarded;
+        strip_own_names(response.headers_mut());
+        match upgrade {
+            Some(upgrade) => {
+                // Upstream's recorders never see the 101.
+                guard.answered(StatusCode::OK);
+                self.tunnels.spawn(upgrade, Some(deadline.total()), guard);
+                response.map(|_| Body::empty(None))
+            }
+            None => {
+                guard.answered(response.status());
+                response.map(|body| Body::upstream(body, Some(guard)).with_deadline(deadline))
+            }
+        }
+    }
+
+    /// Tells an activator of ours how busy this pod is.
+    fn show_load(&self, headers: &mut HeaderMap) {
+        let (executing, waiting) = self.shared.load();
+        if let Ok(load) = HeaderValue::try_from(format!("{executing}/{waiting}")) {
+            headers.insert(&LOAD, load);
+        }
+    }
+}
+
+/// Puts the Host that the client asked for in place of the one that routed the request here.
+fn restore_host(request: &mut Request<Incoming>) {
+    if let Some(host) = knative::restore_host(request.headers_mut()) {
+        forward::set_host(request, host);
+    }
+}
+
+fn queue_full(capable: bool, mut guard: RequestGuard) -> Response<GuardedBody> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    guard.refused(status);
+    let mut response = error_response(status, "pending request queue full", Some(guard));
+    if capable {
+        response.headers_mut().insert(&NOT_STARTED, QUEUE_FULL);
+    }
+    response
+}
+
+fn bad_gateway(error: &ForwardError, mut guard: RequestGuard) -> Response<GuardedBody> {
+    tracing::error!(error = %error, "error reverse proxying request");
+    guard.answered(StatusCode::BAD_GATEWAY);
+    error.response(Some(guard))
+}
+
+/// An app must not speak in this process's name.
+fn strip_own_names(headers: &mut HeaderMap) {
+    for name in [&CAPABILITY, &NOT_STARTED, &LOAD] {
+        headers.remove(name);
+    }
+}

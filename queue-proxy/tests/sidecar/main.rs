@@ -1,0 +1,15 @@
+//! A queue-proxy on real sockets between a real client and a small app. The names of tests that
+//! begin with `row_` are rows of Knative's table of edge cases
+//! (`docs/queue-proxy.md` lists where we differ on purpose).
+
+mod admission;
+mod app;
+mod client;
+mod drain;
+mod forwarding;
+mod instance;
+mod probes;
+mod readiness;
+mod statistics;
+mod timeouts;
+mod tls;

@@ -1,0 +1,43 @@
+//! Seeded mutations of valid inputs for tests that say "whatever the bytes, this holds".
+
+use fastrand::Rng;
+
+/// No input grows beyond this.
+const MAX_BYTES: usize = 4096;
+
+/// Runs `check` on every seed and on `rounds` mutations of them, the same ones every time.
+pub(crate) fn mutate(seeds: &[&[u8]], rounds: usize, check: fn(&[u8])) {
+    for seed in seeds {
+        check(seed);
+    }
+    let mut rng = Rng::with_seed(0x9e37_79b9);
+    for _ in 0..rounds {
+        let mut data = seeds[rng.usize(..seeds.len())].to_vec();
+        for _ in 0..rng.usize(1..8) {
+            change(&mut data, seeds, &mut rng);
+        }
+        data.truncate(MAX_BYTES);
+        check(&data);
+    }
+}
+
+/// One mutation: flip, set, insert, cut, repeat, or graft a part of another seed.
+fn change(data: &mut Vec<u8>, seeds: &[&[u8]], rng: &mut Rng) {
+    let at = rng.usize(..=data.len());
+    let len = rng.usize(..=(data.len() - at).min(16));
+    match rng.u8(..6) {
+        0 if at < data.len() => data[at] ^= 1 << rng.u8(..8),
+        1 if at < data.len() => data[at] = [0, 0x7f, 0x80, 0xff, b'"', b'{'][rng.usize(..6)],
+        2 => data.insert(at, rng.u8(..)),
+        3 => drop(data.drain(at..at + len)),
+        4 => {
+            let part = data[at..at + len].repeat(rng.usize(1..8));
+            data.splice(at..at, part);
+        }
+        _ => {
+            let other = seeds[rng.usize(..seeds.len())];
+            let from = rng.usize(..=other.len());
+            data.splice(at..at, other[from..].iter().copied());
+        }
+    }
+}
