@@ -50,7 +50,10 @@ impl Handler for Hop {
             .await;
         self.answered.set(self.answered.get() + 1);
         match answer {
-            Ok(Ok(response)) => response.map(|body| body.with_deadline(deadline)),
+            Ok(Ok(mut response)) => {
+                response.body_mut().set_deadline(deadline);
+                response
+            }
             Ok(Err(error)) => error.response(None),
             Err(_) => text_response(StatusCode::GATEWAY_TIMEOUT, "request timeout", None),
         }
