@@ -4,6 +4,9 @@
 //! ```text
 //! cargo run --profile quick -p serving --example hop -- 8012 8080 [LIMIT]
 //! ```
+//!
+//! Handlers that are measured against this one: hyper moves the whole future of a request once, so
+//! its size counts (`std::mem::size_of_val`), and `Response::map` moves head and body twice.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
