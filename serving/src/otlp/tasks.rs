@@ -1,0 +1,118 @@
+//! The tasks that export: batches of spans as they finish, metrics at an interval; and what is
+//! left at the end of the process.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::exporter::Exporter;
+use super::metrics::{self, ScopeMetricsSnapshot};
+use super::traces;
+use crate::clock::{AnchoredClock, UnixTime};
+use crate::environment::Environment;
+use crate::trace::{Attribute, Tracer};
+
+/// Spans in one message, as with Go's batches.
+pub const MAX_EXPORT_BATCH: usize = 512;
+
+/// How long a span waits at most for its batch.
+pub const SPAN_DELAY: Duration = Duration::from_secs(5);
+
+/// Between two exports of metrics, unless configured.
+pub const METRIC_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Exports spans as they finish, for ever. While a collector does not answer, the tracer's queue
+/// fills and drops. Dropping the future loses the batch under way at most.
+pub async fn export_spans(tracer: Tracer, resource: Rc<[Attribute]>, exporter: Rc<Exporter>) {
+    loop {
+        tracer.filled(1).await;
+        // A full batch does not wait.
+        let _ = timeout(SPAN_DELAY, tracer.filled(MAX_EXPORT_BATCH)).await;
+        export_batch(&tracer, &resource, &exporter).await;
+    }
+}
+
+/// Exports what is left, within `limit`; what does not get through is counted as lost.
+pub async fn flush_spans(
+    tracer: &Tracer,
+    resource: &[Attribute],
+    exporter: &Exporter,
+    limit: Duration,
+) {
+    let flush = async {
+        while tracer.queued() > 0 {
+            export_batch(tracer, resource, exporter).await;
+        }
+    };
+    if timeout(limit, flush).await.is_err() {
+        exporter.give_up(tracer.queued() as u64);
+    }
+    let lost = exporter.lost() + tracer.dropped();
+    if lost > 0 {
+        tracing::warn!(lost, "spans were lost to a slow or absent collector");
+    }
+}
+
+async fn export_batch(tracer: &Tracer, resource: &[Attribute], exporter: &Exporter) {
+    let spans = tracer.take(MAX_EXPORT_BATCH);
+    let count = spans.len() as u64;
+    let message = traces::encode(spans, resource);
+    if count > 0 {
+        exporter.export(&message, count).await;
+    }
+}
+
+/// `OTEL_METRIC_EXPORT_INTERVAL` in milliseconds, else what is configured, else the default.
+pub fn metric_interval(environment: &dyn Environment, configured: Option<Duration>) -> Duration {
+    let variable = environment.variable("OTEL_METRIC_EXPORT_INTERVAL");
+    let interval = match variable.as_deref() {
+        None | Some("") => configured,
+        // One that is no number leaves the SDK's default.
+        Some(text) => text.trim().parse().ok().map(Duration::from_millis),
+    };
+    interval
+        .filter(|interval| !interval.is_zero())
+        .unwrap_or(METRIC_INTERVAL)
+}
+
+/// Exports a snapshot at each `interval`, for ever. Cancel safe.
+pub async fn export_metrics(
+    snapshot: impl Fn() -> Vec<ScopeMetricsSnapshot>,
+    resource: Rc<[Attribute]>,
+    exporter: Rc<Exporter>,
+    clock: AnchoredClock,
+    interval: Duration,
+) {
+    let start = clock.now();
+    let mut ticks = interval_at(Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        export_snapshot(snapshot(), &resource, &exporter, (start, clock.now())).await;
+    }
+}
+
+/// Exports a last snapshot within `limit`; `start` is when the process began to count.
+pub async fn flush_metrics(
+    snapshot: Vec<ScopeMetricsSnapshot>,
+    resource: &[Attribute],
+    exporter: &Exporter,
+    (start, now): (UnixTime, UnixTime),
+    limit: Duration,
+) {
+    let flush = export_snapshot(snapshot, resource, exporter, (start, now));
+    // What does not get through counts as lost.
+    let _ = timeout(limit, flush).await;
+}
+
+async fn export_snapshot(
+    snapshot: Vec<ScopeMetricsSnapshot>,
+    resource: &[Attribute],
+    exporter: &Exporter,
+    (start, now): (UnixTime, UnixTime),
+) {
+    if let Some(message) = metrics::encode(snapshot, resource, start, now) {
+        exporter.export(&message, 1).await;
+    }
+}
