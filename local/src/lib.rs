@@ -45,7 +45,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "the one place where failures are printed")]
+#[allow(
+    clippy::print_stderr,
+    reason = "the one place where failures are printed"
+)]
 fn print_error(message: &str) {
     for line in message.lines() {
         eprintln!("pilotlight: {line}");
@@ -93,7 +96,10 @@ fn act(command: Command) -> Result<u8, Exit> {
 
 /// Prints an answer; whoever stops reading it has seen enough.
 fn print(text: &[u8]) -> Result<u8, Exit> {
-    match io::stdout().write_all(text).and_then(|()| io::stdout().flush()) {
+    match io::stdout()
+        .write_all(text)
+        .and_then(|()| io::stdout().flush())
+    {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Exit::new(exit::FAILED, format!("cannot print: {error}")))
         }

@@ -183,8 +183,17 @@ fn refuse(report: &Report) -> Result<(), Exit> {
     if report.problems.is_empty() {
         return Ok(());
     }
-    let only_commands = report.problems.iter().all(|problem| problem.missing_command);
+    let only_commands = report
+        .problems
+        .iter()
+        .all(|problem| problem.missing_command);
     let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    lines.extend(
+        report
+            .warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
     if report.left_out > 0 {
         lines.push(format!("and {} more", report.left_out));
     }
@@ -208,10 +217,11 @@ async fn serve(
 ) -> Result<u8, Exit> {
     let signals = Signals::new().map_err(|error| failed("cannot receive signals", &error))?;
     let front = gateway::listen::bind(options.listen())?;
-    let addresses: Vec<SocketAddr> = front
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect();
+    let addresses = front.addresses();
+    // Before anybody can connect, so that whoever is served can also ask for the status.
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let status_socket = socket::path(environment, port).and_then(Socket::bind);
+    let front = front.listen()?;
     let guard = Guard::start(SELF).map_err(|error| failed("cannot start the guard", &error))?;
     let mut parts = Parts::join(options, &input.manifest, guard, console.clone())
         .await
@@ -254,10 +264,14 @@ async fn serve(
         activator: parts.activator.clone(),
         listen: addresses.clone(),
     });
-    let port = addresses.first().map_or(0, SocketAddr::port);
-    match socket::path(environment, port).and_then(Socket::bind) {
+    match status_socket {
         Ok(socket) => {
-            let answering = answer_status(socket, sources, parts.autoscaler.clone(), Rc::clone(&gateway));
+            let answering = answer_status(
+                socket,
+                sources,
+                parts.autoscaler.clone(),
+                Rc::clone(&gateway),
+            );
             parts.tasks.spawn_local(answering);
         }
         Err(error) => console.complain(format_args!("`pilotlight status` will not work: {error}")),
@@ -273,7 +287,7 @@ async fn serve(
     }
     let first = signals.next().await;
     console.say(format_args!(
-        "{first} received, ending what runs; once more to end at once"
+        "{first} received, draining; once more to end at once"
     ));
     let ending = async {
         shutdown.drain();
@@ -377,7 +391,8 @@ impl Parts {
         let config = &manifest.settings.autoscaler;
         let board = ProbeBoard::default();
 
-        let (autoscaler_updates, updates_received) = mpsc::channel(autoscaler::world::UPDATES_CAPACITY);
+        let (autoscaler_updates, updates_received) =
+            mpsc::channel(autoscaler::world::UPDATES_CAPACITY);
         let (actions, mut actions_received) = mpsc::channel(autoscaler::world::ACTIONS_CAPACITY);
         let (driver, autoscaler) = autoscaler::driver::Autoscaler::new(
             autoscaler::driver::Options::new(

@@ -308,3 +308,43 @@ fn requests_are_measured() {
         .await;
     });
 }
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Edge case 60: a template that cannot be used changes nothing.
+#[test]
+fn edge_case_60_request_log() {
+    run(async {
+        let (world, _pod) = world_with_pod().await;
+        let lines = Lines::default();
+        let writer = serving::telemetry::LineWriter::new(lines.clone()).unwrap();
+        world.activator.log_requests_to(writer);
+        let template = "{{.Request.Method}} {{.Request.Host}} {{.Response.Code}} \
+                        {{.Response.Size}} {{.Revision.Name}} [{{.Revision.PodName}}{{.TraceID}}] \
+                        TLS: {{.Request.TLS}}";
+        world.activator.set_request_log(Some(template)).unwrap();
+        for refused in ["", "{{.Request"] {
+            assert!(world.activator.set_request_log(Some(refused)).is_err());
+        }
+        world.get("/teapot").await;
+        let expected = "GET hello.example.com 418 16 hello-00001 [] TLS: <nil>\n";
+        eventually("a line", || lines.0.lock().len() >= expected.len()).await;
+        assert_eq!(String::from_utf8_lossy(&lines.0.lock()), expected);
+        world.activator.set_request_log(None).unwrap();
+        world.get("/teapot").await;
+        assert_eq!(lines.0.lock().len(), expected.len());
+    });
+}

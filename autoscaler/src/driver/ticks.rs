@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::core::{Core, Due, Effect, Now};
 use super::reconcile::{SCRAPE_TICK, TICK};
 use super::revision::Key;
+use crate::decider::Supply;
 use crate::scraper::{Report, Round};
 use crate::stat_frame::{self, Malformed, Message};
 use crate::timers::next_period;
@@ -93,12 +94,11 @@ impl Core {
         else {
             return;
         };
-        let observed = collecting
-            .collection
-            .observe(running.spec.scaling_metric, now);
-        let decision = running
-            .decider
-            .decide(&running.spec, observed, revision.counts.ready, now);
+        let observed = collecting.collection.observe_for(&running.spec, now);
+        let decision =
+            running
+                .decider
+                .decide(&running.spec, observed, Supply::of(&revision.counts), now);
         let (Some(observed), Some(decision)) = (observed, decision) else {
             return;
         };

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use autoscaler::pod_autoscaler::{
-    CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus, REVISION_LABEL,
-    Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService, ServerlessServiceSpec,
-    ServerlessServiceStatus,
+    ACTIVE, CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
+    REVISION_LABEL, Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService,
+    ServerlessServiceSpec, ServerlessServiceStatus,
 };
 use http::HeaderValue;
 use serving::annotation::INITIAL_SCALE;
@@ -206,6 +206,16 @@ impl Revision {
         status.observed_generation = sks.generation;
         self.proxied.set(proxied);
         before != sks.status
+    }
+
+    /// The PodAutoscaler's condition `Active` in words.
+    pub fn active(&self) -> String {
+        let objects = self.objects.borrow();
+        match objects.status.conditions.get(ACTIVE) {
+            None => "Unknown".to_owned(),
+            Some(condition) if condition.reason.is_empty() => condition.status.as_str().to_owned(),
+            Some(condition) => format!("{} {}", condition.status.as_str(), condition.reason),
+        }
     }
 
     /// Replicas that are not on their way out.
