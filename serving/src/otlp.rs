@@ -5,26 +5,37 @@
 //! are the few that are sent, written out as prost structs; the SDK is not used, because its
 //! processors want threads of their own, hide what they drop and read the process's environment.
 //!
-//! [`OtlpSettings`] says where to, [`Exporter`] sends, [`export_spans`] and [`export_metrics`] are
-//! the tasks. Upstream: the `otlptrace*` and `otlpmetric*` exporters of OpenTelemetry's Go SDK.
+//! [`OtlpSettings`] says where to and is always there; with the feature `otel`, `Exporter` sends, and
+//! `export_spans` and `export_metrics` are the tasks. Upstream: the `otlptrace*` and `otlpmetric*` exporters of OpenTelemetry's Go SDK.
 
+#[cfg(feature = "otel")]
 mod client;
+#[cfg(feature = "otel")]
 mod exporter;
+#[cfg(feature = "otel")]
 mod grpc;
+#[cfg(feature = "otel")]
 mod message;
+#[cfg(feature = "otel")]
 mod metrics;
 mod settings;
+#[cfg(feature = "otel")]
 mod tasks;
+#[cfg(feature = "otel")]
 mod tls;
+#[cfg(feature = "otel")]
 mod traces;
 
+#[cfg(feature = "otel")]
 pub use self::client::ExportError;
+#[cfg(feature = "otel")]
 pub use self::exporter::Exporter;
-pub use self::metrics::{
-    Instrument, InstrumentKind, MetricSnapshot, Point, PointAttribute, ScopeMetricsSnapshot,
+#[cfg(feature = "otel")]
+pub use self::metrics::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
+pub use self::settings::{
+    METRIC_INTERVAL, OtlpSettings, Protocol, SettingsError, Signal, metric_interval,
 };
-pub use self::settings::{OtlpSettings, Protocol, SettingsError, Signal};
+#[cfg(feature = "otel")]
 pub use self::tasks::{
-    MAX_EXPORT_BATCH, METRIC_INTERVAL, SPAN_DELAY, export_metrics, export_spans, flush_metrics,
-    flush_spans, metric_interval,
+    MAX_EXPORT_BATCH, SPAN_DELAY, export_metrics, export_spans, flush_metrics, flush_spans,
 };

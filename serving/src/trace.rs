@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use http::HeaderValue;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -136,7 +137,7 @@ struct Inner {
     options: TracerOptions,
     random: RefCell<fastrand::Rng>,
     finished: RefCell<VecDeque<SpanData>>,
-    dropped: Cell<u64>,
+    dropped: Counter,
     /// How many spans the exporter waits for, and what it waits on.
     wanted: Cell<usize>,
     waiting: Notify,
@@ -173,7 +174,7 @@ impl Tracer {
                 options,
                 random: RefCell::new(fastrand::Rng::new()),
                 finished: RefCell::default(),
-                dropped: Cell::new(0),
+                dropped: Counter::default(),
                 wanted: Cell::new(1),
                 waiting: Notify::new(),
             }),
@@ -234,6 +235,11 @@ impl Tracer {
         self.inner.dropped.get()
     }
 
+    /// The counter behind [`Tracer::dropped`], for a registry.
+    pub fn dropped_counter(&self) -> Counter {
+        self.inner.dropped.clone()
+    }
+
     /// Finished spans that nobody has taken yet.
     pub fn queued(&self) -> usize {
         self.inner.finished.borrow().len()
@@ -257,7 +263,7 @@ impl Tracer {
     fn finish(&self, span: SpanData) {
         let mut finished = self.inner.finished.borrow_mut();
         if finished.len() >= self.inner.options.max_queued {
-            self.inner.dropped.set(self.inner.dropped.get() + 1);
+            self.inner.dropped.inc();
             return;
         }
         finished.push_back(span);

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prost::Message;
 use tokio::time::sleep;
 
@@ -21,8 +22,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Sends one kind of message to one collector.
 pub struct Exporter {
     client: tokio::sync::Mutex<Client>,
-    lost: Cell<u64>,
-    sent: Cell<u64>,
+    lost: Counter,
+    sent: Counter,
     /// Whether the last export failed; a collector that stays away is reported once.
     is_failing: Cell<bool>,
 }
@@ -46,8 +47,8 @@ impl Exporter {
     pub fn new(settings: OtlpSettings) -> io::Result<Self> {
         Ok(Self {
             client: tokio::sync::Mutex::new(Client::new(settings)?),
-            lost: Cell::new(0),
-            sent: Cell::new(0),
+            lost: Counter::default(),
+            sent: Counter::default(),
             is_failing: Cell::new(false),
         })
     }
@@ -55,6 +56,11 @@ impl Exporter {
     /// Spans or snapshots that no collector took.
     pub fn lost(&self) -> u64 {
         self.lost.get()
+    }
+
+    /// The counter behind [`Exporter::lost`], for a registry.
+    pub fn lost_counter(&self) -> Counter {
+        self.lost.clone()
     }
 
     /// Spans or snapshots that a collector took.
@@ -97,7 +103,7 @@ impl Exporter {
 
     /// Counts what will not be sent any more.
     pub(super) fn give_up(&self, count: u64) {
-        self.lost.set(self.lost.get() + count);
+        self.lost.inc_by(count);
     }
 
     /// A collector may take a part only.
@@ -116,7 +122,7 @@ impl Exporter {
             u64::try_from(partial.rejected).unwrap_or(0).min(count)
         });
         self.give_up(rejected);
-        self.sent.set(self.sent.get() + (count - rejected));
+        self.sent.inc_by(count - rejected);
     }
 
     fn report(&self, client: &Client, error: &ExportError) {

@@ -1,6 +1,6 @@
 //! A snapshot of metrics as an export request.
 //!
-//! Instruments stay where they are: whoever owns them takes a [`ScopeMetricsSnapshot`] when it is
+//! Instruments stay where they are: whoever owns them takes a [`ScopeSnapshot`] when it is
 //! asked, so that nothing is recorded twice.
 
 use prost::Message;
@@ -17,9 +17,6 @@ use crate::trace::{Attribute, Scope};
 /// Values count from the start of the process.
 const CUMULATIVE: i32 = 2;
 
-/// An attribute of one series.
-pub type PointAttribute = Attribute;
-
 /// How an instrument is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instrument {
@@ -33,7 +30,7 @@ pub struct Instrument {
 
 /// The series of one instrument.
 #[derive(Clone, Debug)]
-pub enum InstrumentKind {
+pub enum Series {
     /// Distributions.
     Histogram(Vec<Point<histogram::Histogram>>),
     /// Present values.
@@ -44,7 +41,7 @@ pub enum InstrumentKind {
 #[derive(Clone, Debug)]
 pub struct Point<V> {
     /// What tells it from the others.
-    pub attributes: Vec<PointAttribute>,
+    pub attributes: Vec<Attribute>,
     /// Its value; a histogram is read when it is encoded.
     pub value: V,
 }
@@ -55,12 +52,12 @@ pub struct MetricSnapshot {
     /// Which.
     pub instrument: Instrument,
     /// Its series; without any it is not sent.
-    pub kind: InstrumentKind,
+    pub series: Series,
 }
 
 /// The instruments of one library.
 #[derive(Clone, Debug)]
-pub struct ScopeMetricsSnapshot {
+pub struct ScopeSnapshot {
     /// Which.
     pub scope: Scope,
     /// Its instruments.
@@ -69,7 +66,7 @@ pub struct ScopeMetricsSnapshot {
 
 /// Encodes a snapshot, or nothing if it has no series.
 pub(super) fn encode(
-    scopes: Vec<ScopeMetricsSnapshot>,
+    scopes: Vec<ScopeSnapshot>,
     resource: &[Attribute],
     start: UnixTime,
     now: UnixTime,
@@ -81,7 +78,7 @@ pub(super) fn encode(
             metrics: scope
                 .metrics
                 .into_iter()
-                .filter(|metric| !metric.kind.is_empty())
+                .filter(|metric| !metric.series.is_empty())
                 .map(|metric| convert(metric, start, now))
                 .collect(),
         })
@@ -101,15 +98,15 @@ pub(super) fn encode(
 }
 
 fn convert(metric: MetricSnapshot, start: UnixTime, now: UnixTime) -> Metric {
-    let data = match metric.kind {
-        InstrumentKind::Histogram(points) => metric::Data::Histogram(Histogram {
+    let data = match metric.series {
+        Series::Histogram(points) => metric::Data::Histogram(Histogram {
             data_points: points
                 .into_iter()
                 .map(|point| distribution(point, start, now))
                 .collect(),
             aggregation_temporality: CUMULATIVE,
         }),
-        InstrumentKind::Gauge(points) => metric::Data::Gauge(Gauge {
+        Series::Gauge(points) => metric::Data::Gauge(Gauge {
             data_points: points
                 .into_iter()
                 .map(|point| NumberDataPoint {
@@ -151,9 +148,9 @@ fn distribution(
     }
 }
 
-// === impl InstrumentKind ===
+// === impl Series ===
 
-impl InstrumentKind {
+impl Series {
     fn is_empty(&self) -> bool {
         match self {
             Self::Histogram(points) => points.is_empty(),

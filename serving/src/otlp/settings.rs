@@ -11,6 +11,9 @@ use crate::environment::Environment;
 /// How long one attempt may take, unless a variable says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two exports of metrics, unless configured.
+pub const METRIC_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Headers that one variable may name.
 const MAX_HEADERS: usize = 64;
 
@@ -127,6 +130,19 @@ impl OtlpSettings {
     pub fn is_tls(&self) -> bool {
         self.endpoint.scheme() == Some(&Scheme::HTTPS)
     }
+}
+
+/// `OTEL_METRIC_EXPORT_INTERVAL` in milliseconds, else what is configured, else the default.
+pub fn metric_interval(environment: &dyn Environment, configured: Option<Duration>) -> Duration {
+    let variable = environment.variable("OTEL_METRIC_EXPORT_INTERVAL");
+    let interval = match variable.as_deref() {
+        None | Some("") => configured,
+        // One that is no number leaves the SDK's default.
+        Some(text) => text.trim().parse().ok().map(Duration::from_millis),
+    };
+    interval
+        .filter(|interval| !interval.is_zero())
+        .unwrap_or(METRIC_INTERVAL)
 }
 
 /// `OTEL_EXPORTER_OTLP_*`.

@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::exporter::Exporter;
-use super::metrics::{self, ScopeMetricsSnapshot};
+use super::metrics::{self, ScopeSnapshot};
 use super::traces;
 use crate::clock::{AnchoredClock, UnixTime};
-use crate::environment::Environment;
 use crate::trace::{Attribute, Tracer};
 
 /// Spans in one message, as with Go's batches.
@@ -18,9 +17,6 @@ pub const MAX_EXPORT_BATCH: usize = 512;
 
 /// How long a span waits at most for its batch.
 pub const SPAN_DELAY: Duration = Duration::from_secs(5);
-
-/// Between two exports of metrics, unless configured.
-pub const METRIC_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Exports spans as they finish, for ever. While a collector does not answer, the tracer's queue
 /// fills and drops. Dropping the future loses the batch under way at most.
@@ -63,22 +59,9 @@ async fn export_batch(tracer: &Tracer, resource: &[Attribute], exporter: &Export
     }
 }
 
-/// `OTEL_METRIC_EXPORT_INTERVAL` in milliseconds, else what is configured, else the default.
-pub fn metric_interval(environment: &dyn Environment, configured: Option<Duration>) -> Duration {
-    let variable = environment.variable("OTEL_METRIC_EXPORT_INTERVAL");
-    let interval = match variable.as_deref() {
-        None | Some("") => configured,
-        // One that is no number leaves the SDK's default.
-        Some(text) => text.trim().parse().ok().map(Duration::from_millis),
-    };
-    interval
-        .filter(|interval| !interval.is_zero())
-        .unwrap_or(METRIC_INTERVAL)
-}
-
 /// Exports a snapshot at each `interval`, for ever. Cancel safe.
 pub async fn export_metrics(
-    snapshot: impl Fn() -> Vec<ScopeMetricsSnapshot>,
+    snapshot: impl Fn() -> Vec<ScopeSnapshot>,
     resource: Rc<[Attribute]>,
     exporter: Rc<Exporter>,
     clock: AnchoredClock,
@@ -95,7 +78,7 @@ pub async fn export_metrics(
 
 /// Exports a last snapshot within `limit`; `start` is when the process began to count.
 pub async fn flush_metrics(
-    snapshot: Vec<ScopeMetricsSnapshot>,
+    snapshot: Vec<ScopeSnapshot>,
     resource: &[Attribute],
     exporter: &Exporter,
     (start, now): (UnixTime, UnixTime),
@@ -107,7 +90,7 @@ pub async fn flush_metrics(
 }
 
 async fn export_snapshot(
-    snapshot: Vec<ScopeMetricsSnapshot>,
+    snapshot: Vec<ScopeSnapshot>,
     resource: &[Attribute],
     exporter: &Exporter,
     (start, now): (UnixTime, UnixTime),
