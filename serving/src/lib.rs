@@ -21,7 +21,6 @@ pub mod histogram;
 pub mod lifecycle;
 pub mod names;
 pub mod networking;
-#[cfg(feature = "otel")]
 pub mod otlp;
 pub mod pool;
 pub mod probe_spec;

@@ -18,6 +18,7 @@ use crate::config::{Config, TracingProtocol};
 use crate::metrics::Metrics;
 
 /// How long the end of the process waits for exporters (`pkg/queue/sharedmain/main.go`).
+#[cfg(feature = "otel")]
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why an exporter cannot be set up.
@@ -97,21 +98,23 @@ impl Exports {
         let Some(spans) = &self.spans else {
             return Vec::new();
         };
-        let mut counters = vec![(
+        let dropped = (
             "pilotlight_spans_dropped",
             "Spans for which the queue had no room",
             spans.tracer.dropped_counter(),
-        )];
+        );
         match &spans.output {
-            SpanOutput::Stdout(_) => {}
+            SpanOutput::Stdout(_) => vec![dropped],
             #[cfg(feature = "otel")]
-            SpanOutput::Otlp(exporter) => counters.push((
-                "pilotlight_spans_lost",
-                "Spans that no collector took",
-                exporter.lost_counter(),
-            )),
+            SpanOutput::Otlp(exporter) => {
+                let lost = (
+                    "pilotlight_spans_lost",
+                    "Spans that no collector took",
+                    exporter.lost_counter(),
+                );
+                vec![dropped, lost]
+            }
         }
-        counters
     }
 
     /// Starts the tasks; they never end by themselves.
