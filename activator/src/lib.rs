@@ -11,6 +11,7 @@ pub mod activator;
 pub mod backends;
 pub mod capacity;
 pub mod concurrency_reporter;
+pub mod config;
 pub mod driver;
 pub mod endpoints;
 pub mod error;
