@@ -270,7 +270,7 @@ fn as_f64(bytes: u64) -> f64 {
     bytes as f64
 }
 
-fn scope<'r>(registry: &'r mut Registry, scope: Scope) -> &'r mut Registry {
+fn scope(registry: &mut Registry, scope: Scope) -> &mut Registry {
     registry.sub_registry_with_labels(
         [
             ("otel_scope_name", scope.name),

@@ -33,7 +33,7 @@ pub use self::exporter::Exporter;
 #[cfg(feature = "otel")]
 pub use self::metrics::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
 pub use self::settings::{
-    METRIC_INTERVAL, OtlpSettings, Protocol, SettingsError, Signal, metric_interval,
+    METRIC_INTERVAL, OtlpSettings, Protocol, SettingsError, Signal, metric_interval, percent_decode,
 };
 #[cfg(feature = "otel")]
 pub use self::tasks::{

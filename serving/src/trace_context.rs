@@ -105,10 +105,10 @@ pub fn inject(
 /// What a proxy without spans of its own does: a valid context leaves in its canonical form, as
 /// version 00 and once; baggage likewise. Headers that are in that form already are not touched.
 pub fn pass_on(headers: &mut HeaderMap, b3: bool) {
-    if b3 || needs_rewrite(headers) {
-        if let Some(remote) = RemoteContext::extract(headers, b3) {
-            inject(headers, &remote.context, remote.state.as_ref(), b3);
-        }
+    if (b3 || needs_rewrite(headers))
+        && let Some(remote) = RemoteContext::extract(headers, b3)
+    {
+        inject(headers, &remote.context, remote.state.as_ref(), b3);
     }
     baggage::pass_on(headers);
 }

@@ -157,7 +157,7 @@ impl Exports {
             move || pushed.snapshot(),
             Rc::clone(&self.resource),
             Rc::clone(exporter),
-            clock,
+            (clock, start),
             *interval,
         ));
         Some(Pushed {

@@ -1,5 +1,6 @@
 //! The attributes of the process, which go with every export and onto `target_info`.
 
+use serving::otlp::percent_decode;
 use serving::trace::Attribute;
 
 use crate::config::{Config, Identity};
@@ -36,7 +37,9 @@ pub(crate) fn resource(config: &Config) -> Vec<Attribute> {
     {
         let key = key.trim();
         if !key.is_empty() && attributes.iter().all(|attribute| attribute.key != key) {
-            attributes.push(Attribute::new(key.to_owned(), value.trim().to_owned()));
+            let value = percent_decode(value.trim().as_bytes());
+            let value = String::from_utf8_lossy(&value).into_owned();
+            attributes.push(Attribute::new(key.to_owned(), value));
         }
     }
     attributes

@@ -185,11 +185,8 @@ impl RequestSpans {
             client.set("error.type", "errors.errorString");
             client.fail("context canceled");
         }
-        for span in [&mut self.client, &mut self.wait, &mut self.proxy] {
-            if let Some(span) = span {
-                span.end(now);
-            }
-        }
+        let below = [&mut self.client, &mut self.wait, &mut self.proxy];
+        below.into_iter().flatten().for_each(|span| span.end(now));
     }
 
     /// What the client gets.
@@ -227,16 +224,13 @@ impl Drop for RequestSpans {
         if let Some(server) = self.server.as_mut().filter(|_| !self.is_aborted) {
             describe_response(server, self.status, self.request_bytes, self.response_bytes);
         }
-        for span in [
+        let spans = [
             &mut self.client,
             &mut self.wait,
             &mut self.proxy,
             &mut self.server,
-        ] {
-            if let Some(span) = span {
-                span.end(now);
-            }
-        }
+        ];
+        spans.into_iter().flatten().for_each(|span| span.end(now));
     }
 }
 

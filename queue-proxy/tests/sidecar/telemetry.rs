@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
-use crate::app::{App, text};
+use crate::app::{App, Broken, stream, text};
 use crate::client::get;
 use crate::collector::{Collector, attributes};
 use crate::instance::{Sidecar, eventually, run};
@@ -53,7 +53,10 @@ async fn spans_reach_a_collector(protocol: &str) {
     let variables = [
         ("CONTAINER_CONCURRENCY", "1"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "zone=a,service.name=ignored"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "zone=a%20b,service.name=ignored",
+        ),
     ];
     let sidecar = traced(app.address, &config, &variables).await;
     let headers = format!("traceparent: {PARENT}\r\ntracestate: a=1\r\nUser-Agent: test\r\n");
@@ -136,7 +139,7 @@ async fn spans_reach_a_collector(protocol: &str) {
         "kn.service.name=hello",
         "service.instance.id=pod-1",
         "service.name=hello",
-        "zone=a",
+        "zone=a b",
     ] {
         assert!(
             resource.iter().any(|it| it == expected),
@@ -455,6 +458,63 @@ fn metrics_are_pushed_over_http_at_an_interval_and_at_the_end() {
 #[test]
 fn metrics_are_pushed_over_grpc_at_an_interval_and_at_the_end() {
     run(metrics_are_pushed("grpc"));
+}
+
+/// The count of the series of `histogram` that has `label`.
+fn count(scrape: &str, histogram: &str, label: &str) -> Option<u64> {
+    scrape
+        .lines()
+        .filter(|line| line.starts_with(&format!("{histogram}_count{{")) && line.contains(label))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+        .next()
+}
+
+/// Status per recorder, one row per situation, after upstream's table.
+#[test]
+fn each_recorder_sees_the_status_that_upstream_shows_it() {
+    const SERVER: &str = "http_server_request_duration_seconds";
+    const OWN: &str = "kn_serving_invocation_duration_seconds";
+    run(async {
+        let broken = App::start(|_| async {
+            let (sender, response) = stream();
+            sender.send(Ok("part")).await.expect("room");
+            sender.send(Err(Broken)).await.expect("room");
+            response
+        })
+        .await;
+        let slow = App::start(|_| std::future::pending()).await;
+        let late = App::start(|_| async {
+            let (sender, response) = stream();
+            sender.send(Ok("part")).await.expect("room");
+            tokio::task::spawn_local(async move {
+                sender.closed().await;
+            });
+            response
+        })
+        .await;
+        let fine = App::ok().await;
+        for (app, server, own) in [
+            (&fine, Some(200), Some(200)),
+            (&slow, Some(504), Some(200)),
+            (&late, Some(200), Some(500)),
+            (&broken, None, Some(500)),
+        ] {
+            let timeout = [("REVISION_TIMEOUT_SECONDS", "1")];
+            let sidecar = Sidecar::start(app.address, &timeout).await;
+            get(sidecar.data, "/", "").await;
+            let handle = sidecar.handle.clone();
+            eventually("over", || handle.in_flight() == 0).await;
+            let scrape = get(sidecar.user_metrics, "/metrics", "").await.body;
+            for (histogram, status) in [(SERVER, server), (OWN, own)] {
+                let any = count(&scrape, histogram, "");
+                assert_eq!(any, status.map(|_| 1), "{histogram} {status:?}\n{scrape}");
+                if let Some(status) = status {
+                    let label = format!("http_response_status_code=\"{status}\"");
+                    assert_eq!(count(&scrape, histogram, &label), Some(1), "{scrape}");
+                }
+            }
+        }
+    });
 }
 
 /// Each metric's type, and the labels of its series.

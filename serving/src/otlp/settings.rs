@@ -178,7 +178,7 @@ fn headers(text: &str) -> HeaderMap {
             continue;
         };
         let name = HeaderName::try_from(name.trim());
-        let value = HeaderValue::from_bytes(&unescape(value.trim().as_bytes()));
+        let value = HeaderValue::from_bytes(&percent_decode(value.trim().as_bytes()));
         if let (Ok(name), Ok(mut value)) = (name, value) {
             // It is a token as often as not.
             value.set_sensitive(true);
@@ -188,7 +188,8 @@ fn headers(text: &str) -> HeaderMap {
     headers
 }
 
-fn unescape(text: &[u8]) -> Vec<u8> {
+/// Undoes percent-encoding; what is malformed stays as it is.
+pub fn percent_decode(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(byte) = text.get(at) {

@@ -59,15 +59,15 @@ async fn export_batch(tracer: &Tracer, resource: &[Attribute], exporter: &Export
     }
 }
 
-/// Exports a snapshot at each `interval`, for ever. Cancel safe.
+/// Exports a snapshot at each `interval`, for ever; `start` is when the process began to count.
+/// Cancel safe.
 pub async fn export_metrics(
     snapshot: impl Fn() -> Vec<ScopeSnapshot>,
     resource: Rc<[Attribute]>,
     exporter: Rc<Exporter>,
-    clock: AnchoredClock,
+    (clock, start): (AnchoredClock, UnixTime),
     interval: Duration,
 ) {
-    let start = clock.now();
     let mut ticks = interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -76,7 +76,7 @@ pub async fn export_metrics(
     }
 }
 
-/// Exports a last snapshot within `limit`; `start` is when the process began to count.
+/// Exports a last snapshot within `limit`.
 pub async fn flush_metrics(
     snapshot: Vec<ScopeSnapshot>,
     resource: &[Attribute],

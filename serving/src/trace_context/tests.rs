@@ -128,13 +128,10 @@ fn baggage_is_bounded() {
     let got = passed_on(&[("baggage", &members.join(","))], "baggage");
     assert_eq!(got[0].split(',').count(), baggage::MAX_MEMBERS);
     let long = format!("a={}", "x".repeat(baggage::MAX_BYTES - 2));
-    assert_eq!(passed_on(&[("baggage", &long)], "baggage"), [long.clone()]);
+    assert_eq!(passed_on(&[("baggage", &long)], "baggage")[0], long);
     // Beyond the limit nothing is parsed, so that the invalid member stays.
     let longer = format!("{long},b");
-    assert_eq!(
-        passed_on(&[("baggage", &longer)], "baggage"),
-        [longer.clone()]
-    );
+    assert_eq!(passed_on(&[("baggage", &longer)], "baggage")[0], longer);
 }
 
 #[test]
