@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
-use crate::app::{App, Broken, stream, text};
+use crate::app::{App, read_head, stream, text, write};
 use crate::client::get;
 use crate::collector::{Collector, attributes};
 use crate::instance::{Sidecar, eventually, run};
@@ -475,11 +475,13 @@ fn each_recorder_sees_the_status_that_upstream_shows_it() {
     const SERVER: &str = "http_server_request_duration_seconds";
     const OWN: &str = "kn_serving_invocation_duration_seconds";
     run(async {
-        let broken = App::start(|_| async {
-            let (sender, response) = stream();
-            sender.send(Ok("part")).await.expect("room");
-            sender.send(Err(Broken)).await.expect("room");
-            response
+        let broken = App::raw(|mut stream| async move {
+            read_head(&mut stream).await;
+            write(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart",
+            )
+            .await;
         })
         .await;
         let slow = App::start(|_| std::future::pending()).await;
@@ -494,13 +496,13 @@ fn each_recorder_sees_the_status_that_upstream_shows_it() {
         .await;
         let fine = App::ok().await;
         for (app, server, own) in [
-            (&fine, Some(200), Some(200)),
-            (&slow, Some(504), Some(200)),
-            (&late, Some(200), Some(500)),
-            (&broken, None, Some(500)),
+            (fine.address, Some(200), Some(200)),
+            (slow.address, Some(504), Some(200)),
+            (late.address, Some(200), Some(500)),
+            (broken, None, Some(500)),
         ] {
             let timeout = [("REVISION_TIMEOUT_SECONDS", "1")];
-            let sidecar = Sidecar::start(app.address, &timeout).await;
+            let sidecar = Sidecar::start(app, &timeout).await;
             get(sidecar.data, "/", "").await;
             let handle = sidecar.handle.clone();
             eventually("over", || handle.in_flight() == 0).await;
