@@ -1,22 +1,33 @@
 //! A collector of OTLP that decodes with the official messages.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
 
 use crate::app::{App, AppBody, text};
+use crate::client::LocalExecutor;
 
 /// A running collector.
 #[derive(Clone, Debug)]
@@ -54,6 +65,47 @@ impl Collector {
         })
         .await;
         collector.address = server.address;
+        collector
+    }
+
+    /// Takes everything over TLS.
+    pub(crate) async fn encrypted() -> Self {
+        let certificate = include_bytes!("../certificates/collector.crt");
+        let key = include_bytes!("../certificates/collector.key");
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("supported")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate).expect("valid")],
+                PrivateKeyDer::from_pem_slice(key).expect("valid"),
+            )
+            .expect("a pair");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut collector = Self::start().await;
+        let socket = crate::instance::bind().await;
+        collector.address = socket.local_addr().expect("bound");
+        let serving = collector.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                // A client that does not trust the certificate leaves.
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let collector = serving.clone();
+                let service = service_fn(move |request| {
+                    let collector = collector.clone();
+                    async move { Ok::<_, Infallible>(collector.answer(request).await) }
+                });
+                tokio::task::spawn_local(async move {
+                    let builder = auto::Builder::new(LocalExecutor);
+                    let _ = builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
         collector
     }
 

@@ -160,6 +160,30 @@ fn spans_reach_a_collector_over_grpc() {
 }
 
 #[test]
+fn an_encrypted_collector_is_verified() {
+    run(async {
+        let app = App::ok().await;
+        let own = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/certificates/collector-ca.crt"
+        );
+        let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates/second.crt");
+        for protocol in ["http/protobuf", "grpc"] {
+            let collector = Collector::encrypted().await;
+            let config = tracing(protocol, collector.address, 1.0).replace("http://", "");
+            for (certificate, spans) in [(own, 3), (other, 0)] {
+                collector.traces.borrow_mut().clear();
+                let trusted = [("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate)];
+                let sidecar = traced(app.address, &config, &trusted).await;
+                get(sidecar.data, "/", "").await;
+                finish(sidecar).await;
+                assert_eq!(collector.spans().len(), spans, "{protocol} {certificate}");
+            }
+        }
+    });
+}
+
+#[test]
 fn without_a_limit_nothing_waits_and_failures_show() {
     run(async {
         let app = App::start(|request| async move {

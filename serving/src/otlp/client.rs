@@ -93,7 +93,9 @@ impl ExportError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { is_retryable, .. } => *is_retryable,
-            Self::Connect { .. } | Self::Exchange(_) | Self::TimedOut(_) => true,
+            // A certificate that is not trusted now will not be trusted in a moment.
+            Self::Connect { source, .. } => source.kind() != io::ErrorKind::InvalidData,
+            Self::Exchange(_) | Self::TimedOut(_) => true,
         }
     }
 

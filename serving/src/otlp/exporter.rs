@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prost::Message;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use super::client::{Client, ExportError};
@@ -21,7 +22,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends one kind of message to one collector.
 pub struct Exporter {
-    client: tokio::sync::Mutex<Client>,
+    client: Mutex<Client>,
     lost: Counter,
     sent: Counter,
     /// Whether the last export failed; a collector that stays away is reported once.
@@ -46,7 +47,7 @@ impl Exporter {
     /// The endpoint is encrypted, and there are no certificates to verify it with.
     pub fn new(settings: OtlpSettings) -> io::Result<Self> {
         Ok(Self {
-            client: tokio::sync::Mutex::new(Client::new(settings)?),
+            client: Mutex::new(Client::new(settings)?),
             lost: Counter::default(),
             sent: Counter::default(),
             is_failing: Cell::new(false),
@@ -68,20 +69,27 @@ impl Exporter {
         self.sent.get()
     }
 
+    /// Waits for the right to send: exports go one after another.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        Turn {
+            exporter: self,
+            client: self.client.lock().await,
+        }
+    }
+
     /// Sends `message`, which holds `count` spans or one snapshot, again if it may help. Dropping
     /// the future gives the message up and counts it as lost.
-    pub(super) async fn export(&self, message: &[u8], count: u64) {
+    async fn export(&self, client: &mut Client, message: &[u8], count: u64) {
         let pending = Pending {
             exporter: self,
             count,
         };
-        let mut client = self.client.lock().await;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
         let outcome = loop {
             match client.send(message).await {
                 Err(error) if error.is_retryable() && attempt < MAX_ATTEMPTS => {
-                    self.report(&client, &error);
+                    self.report(client, &error);
                     // Half of it is left to chance, so that pods do not come back as one.
                     let jitter = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     sleep(error.retry_after().unwrap_or(jitter)).await;
@@ -97,7 +105,7 @@ impl Exporter {
                 pending.settle();
                 self.accepted(&answer, count);
             }
-            Err(error) => self.report(&client, &error),
+            Err(error) => self.report(client, &error),
         }
     }
 
@@ -138,6 +146,19 @@ impl Exporter {
         }
         let signal = client.settings().signal;
         tracing::warn!(error = text, "failed to export {signal:?} over OTLP");
+    }
+}
+
+/// The right to send one message.
+pub(super) struct Turn<'e> {
+    exporter: &'e Exporter,
+    client: MutexGuard<'e, Client>,
+}
+
+impl Turn<'_> {
+    /// See [`Exporter::export`].
+    pub(super) async fn send(mut self, message: &[u8], count: u64) {
+        self.exporter.export(&mut self.client, message, count).await;
     }
 }
 

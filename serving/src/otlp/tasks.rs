@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::exporter::Exporter;
@@ -14,6 +15,9 @@ use crate::trace::{Attribute, Tracer};
 
 /// Spans in one message, as with Go's batches.
 pub const MAX_EXPORT_BATCH: usize = 512;
+
+/// Spans that are encoded without letting requests go on; divides [`MAX_EXPORT_BATCH`].
+const MAX_ENCODED_AT_ONCE: usize = 32;
 
 /// How long a span waits at most for its batch.
 pub const SPAN_DELAY: Duration = Duration::from_secs(5);
@@ -50,12 +54,23 @@ pub async fn flush_spans(
     }
 }
 
+/// The spans are taken when it is their turn, so that a flush finds them in the queue or waits for
+/// them to be sent. Requests go on between the parts of a batch: encoded messages may be joined.
 async fn export_batch(tracer: &Tracer, resource: &[Attribute], exporter: &Exporter) {
-    let spans = tracer.take(MAX_EXPORT_BATCH);
-    let count = spans.len() as u64;
-    let message = traces::encode(spans, resource);
+    let turn = exporter.turn().await;
+    let mut message = Vec::new();
+    let mut count = 0;
+    while count < MAX_EXPORT_BATCH {
+        let spans = tracer.take(MAX_ENCODED_AT_ONCE);
+        if spans.is_empty() {
+            break;
+        }
+        count += spans.len();
+        traces::encode(spans, resource, &mut message);
+        yield_now().await;
+    }
     if count > 0 {
-        exporter.export(&message, count).await;
+        turn.send(&message, count as u64).await;
     }
 }
 
@@ -96,6 +111,6 @@ async fn export_snapshot(
     (start, now): (UnixTime, UnixTime),
 ) {
     if let Some(message) = metrics::encode(snapshot, resource, start, now) {
-        exporter.export(&message, 1).await;
+        exporter.turn().await.send(&message, 1).await;
     }
 }

@@ -18,8 +18,8 @@ const STATUS_ERROR: i32 = 2;
 /// The conventions that attribute names follow.
 pub(super) const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
 
-/// Encodes one batch.
-pub(super) fn encode(spans: Vec<SpanData>, resource: &[Attribute]) -> Vec<u8> {
+/// Appends a request with `spans` to `message`; several in a row are one request with all of them.
+pub(super) fn encode(spans: Vec<SpanData>, resource: &[Attribute], message: &mut Vec<u8>) {
     let mut scopes: Vec<(Scope, Vec<Span>)> = Vec::new();
     for span in spans {
         let scope = span.scope;
@@ -36,14 +36,16 @@ pub(super) fn encode(spans: Vec<SpanData>, resource: &[Attribute]) -> Vec<u8> {
             spans,
         })
         .collect();
-    ExportTraceServiceRequest {
+    let request = ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
             resource: Some(resource_message(resource)),
             scope_spans,
             schema_url: SCHEMA_URL.to_owned(),
         }],
-    }
-    .encode_to_vec()
+    };
+    message.reserve(request.encoded_len());
+    // The buffer grows as needed, so encoding cannot fail.
+    let _ = request.encode(message);
 }
 
 fn convert(span: SpanData) -> Span {

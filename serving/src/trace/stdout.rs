@@ -12,8 +12,11 @@ use crate::trace_context::SpanContext;
 /// How long a span waits at most before it is printed, as with Go's batches.
 pub const DELAY: Duration = Duration::from_secs(5);
 
-/// Spans that are printed at once, at most.
+/// Spans for which nothing is waited any longer.
 const BATCH: usize = 512;
+
+/// Spans that are printed without letting requests go on.
+const MAX_PRINTED_AT_ONCE: usize = 16;
 
 /// Prints spans as they finish, for ever. Cancel safe; spans that were not printed yet stay with
 /// the tracer for [`flush`].
@@ -22,7 +25,11 @@ pub async fn export(tracer: Tracer, resource: Vec<Attribute>, output: LineWriter
         tracer.filled(1).await;
         // A full batch does not wait.
         let _ = tokio::time::timeout(DELAY, tracer.filled(BATCH)).await;
-        print(&tracer, &resource, &output);
+        while tracer.queued() > 0 {
+            print(&tracer, &resource, &output);
+            // Requests go on in between.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -35,7 +42,7 @@ pub fn flush(tracer: &Tracer, resource: &[Attribute], output: &LineWriter) {
 }
 
 fn print(tracer: &Tracer, resource: &[Attribute], output: &LineWriter) {
-    for span in tracer.take(BATCH) {
+    for span in tracer.take(MAX_PRINTED_AT_ONCE) {
         output.write(line(&span, resource).to_string().into_bytes());
     }
 }
