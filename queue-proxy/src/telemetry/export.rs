@@ -1,6 +1,7 @@
 //! The exporters of one queue-proxy: tasks beside the servers, and the flush at the end.
 
 use std::rc::Rc;
+#[cfg(feature = "otel")]
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -192,7 +193,9 @@ impl Exports {
             }
         };
         #[cfg(not(feature = "otel"))]
-        let metrics = async { drop(pushed) };
+        let metrics = async {
+            let _ = pushed;
+        };
         let spans = async {
             match &self.spans {
                 None => {}
