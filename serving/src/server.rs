@@ -53,8 +53,9 @@ const MAX_FRAME: u32 = 1 << 20;
 const MAX_PENDING_RESETS: usize = 50;
 /// Streams that were reset because of the client's own errors (MadeYouReset).
 const MAX_ERROR_RESETS: usize = 1024;
-/// Response bytes buffered per HTTP/2 stream.
-const MAX_SEND_BUFFER: usize = 256 << 10;
+/// Response bytes buffered per HTTP/2 stream: what a client that opens its windows and does not
+/// read can make us hold, times [`MAX_STREAMS`].
+const MAX_SEND_BUFFER: usize = 64 << 10;
 /// What a head may exceed the configured limit by, as in Go.
 const HEAD_SLACK: usize = 4 << 10;
 
@@ -276,9 +277,10 @@ impl<H: Handler> Server<H> {
     ) -> impl Future<Output = Result<Response<Answer<H::Guard>>, std::convert::Infallible>> + use<H>
     {
         let handler = Rc::clone(&self.handler);
+        let max_headers = self.options.max_headers;
         let busy = connection.begin();
         async move {
-            let response = match vet::refusal(&request) {
+            let response = match vet::refusal(&request, max_headers) {
                 Some(refusal) => refusal,
                 None => handler.handle(request, busy.connection()).await,
             };

@@ -1,14 +1,21 @@
 //! Requests that are answered before any handler sees them, as Go's server does.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use crate::body::{Body, Guard};
 
-/// The answer to a request that no handler should see.
+/// The answer to a request that no handler should see, with at most `max_headers` header lines.
 pub(super) fn refusal<B: http_body::Body, G: Guard>(
     request: &Request<B>,
+    max_headers: usize,
 ) -> Option<Response<Body<G>>> {
     let uri = request.uri();
+    // HTTP/1 heads are counted while they are parsed.
+    if request.version() == Version::HTTP_2 && request.headers().len() > max_headers {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Some(refuse(status, "431 Request Header Fields Too Large"));
+    }
     if uri.path() == "*" && request.method() == Method::OPTIONS {
         return Some(Response::new(Body::unguarded("")));
     }
@@ -18,6 +25,19 @@ pub(super) fn refusal<B: http_body::Body, G: Guard>(
     if !request.body().is_end_stream() && has_other_coding(request) {
         let text = "501 Not Implemented: unsupported transfer encoding";
         return Some(refuse(StatusCode::NOT_IMPLEMENTED, text));
+    }
+    // After a 2xx nobody could say whether what follows is HTTP, and no app of Knative's is a proxy.
+    if request.method() == Method::CONNECT {
+        return Some(refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "405 Method Not Allowed",
+        ));
+    }
+    if !has_good_target(uri) {
+        return Some(bad_request("400 Bad Request"));
+    }
+    if !has_good_hosts(request) {
+        return Some(bad_request("400 Bad Request: malformed Host header"));
     }
     if request.version() == Version::HTTP_11 {
         let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -30,6 +50,33 @@ pub(super) fn refusal<B: http_body::Body, G: Guard>(
         }
     }
     None
+}
+
+/// Whether the target has an absolute path, alone or in a URI (RFC 9112 section 3.2). A text without
+/// a slash would be taken for an authority, which is for CONNECT alone.
+fn has_good_target(uri: &Uri) -> bool {
+    uri.path().starts_with('/') && (uri.authority().is_none() || uri.scheme().is_some())
+}
+
+/// Whether every host that the request names is made of what a host is made of. On HTTP/2, where
+/// only the authority goes on, a `Host` beside it must say the same (RFC 9113 section 8.3.1).
+fn has_good_hosts<B>(request: &Request<B>) -> bool {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let is_http2 = request.version() == Version::HTTP_2;
+    authority.is_none_or(|authority| authority.bytes().all(is_of_host))
+        && hosts.all(|host| {
+            let differs =
+                |authority: &str| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes());
+            host.as_bytes().iter().copied().all(is_of_host)
+                && !(is_http2 && authority.is_some_and(differs))
+        })
+}
+
+/// The bytes that Go's server takes in a host: those of RFC 3986, without what would end the host
+/// or begin a user.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
 }
 
 /// A percent sign in the path that is not followed by two hexadecimal digits.
