@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
@@ -19,6 +19,7 @@ use serving::header;
 use serving::pool::Upstream;
 use serving::server::{Connection, Handler};
 use serving::stat::StatBatch;
+use serving::telemetry::LineWriter;
 use serving::upgrade::Tunnels;
 use serving::{AnchoredClock, RevisionId, names};
 use tokio::sync::mpsc;
@@ -33,6 +34,7 @@ use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::probe_handler;
+use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
 use crate::revision_throttler::{Acquire, QueueBudget, RevisionThrottler};
 use crate::stat_sink::StatSink;
@@ -66,6 +68,7 @@ pub struct Shared {
     pub(crate) notices: mpsc::Sender<Notice>,
     pub(crate) tunnels: Tunnels,
     pub(crate) draining: Cell<bool>,
+    pub(crate) request_log: RequestLogger,
 }
 
 /// What traffic tells the driver.
@@ -119,6 +122,7 @@ impl Activator {
         let arrived = Instant::now();
         let facts = Facts::of(&request, connection.is_tls());
         let deadline = connection.deadline_at(&entry.timeouts(), arrived);
+        let line = shared.request_log.line(&request, connection);
         let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
         let work = shared.proxy(&entry, request, connection);
         let result = match deadline.limit(work).await {
@@ -131,6 +135,7 @@ impl Activator {
             arrived,
             facts,
             status,
+            line,
         };
         match result {
             Ok((Forwarded { response, upgrade }, slot)) => {
@@ -174,6 +179,17 @@ impl Activator {
     /// From now on health fails, while requests are served as before.
     pub fn drain(&self) {
         self.shared.draining.set(true);
+    }
+
+    /// Where request log lines go; nowhere until this is called.
+    pub fn log_requests_to(&self, output: LineWriter) {
+        self.shared.request_log.write_to(output);
+    }
+
+    /// Turns the request log on with a template, or off. A template that cannot be used changes
+    /// nothing.
+    pub fn set_request_log(&self, template: Option<&str>) -> Result<(), TemplateRefused> {
+        self.shared.request_log.set_template(template)
     }
 
     /// Why this activator should get no traffic, if so.
@@ -257,7 +273,8 @@ impl Shared {
         let mut redispatches = 0;
         let mut connects = 0;
         loop {
-            let slot = wait(entry, acquire).await?;
+            let unread = request.as_ref().is_some_and(is_unread);
+            let slot = wait(entry, acquire, unread.then_some(connection)).await?;
             let tracker = slot.permit().tracker();
             let upstream = self.upstreams.get(tracker.dest());
             let mut sent = request.take().expect("kept, or the loop has ended");
@@ -355,17 +372,37 @@ impl Shared {
     }
 }
 
-/// Waits for a slot, counted as queued meanwhile.
-async fn wait(entry: &Arc<Entry>, acquire: Acquire) -> Result<Slot, Failure> {
+/// Waits for a slot, counted as queued meanwhile. `watched` is the connection of a client whose
+/// leaving nobody else would notice.
+async fn wait(
+    entry: &Arc<Entry>,
+    acquire: Acquire,
+    watched: Option<&Connection>,
+) -> Result<Slot, Failure> {
     let permit = if acquire.is_waiting() {
         let _queued = Queued::new(&entry.metrics.queued);
-        acquire.await
+        match watched {
+            Some(connection) => {
+                // Boxed: most requests have no use for it.
+                let hung_up = Box::pin(connection.hung_up());
+                tokio::select! {
+                    permit = acquire => permit,
+                    () = hung_up => return Err(Failure::ClientLeft),
+                }
+            }
+            None => acquire.await,
+        }
     } else {
         acquire.await
     };
     permit
         .map(|permit| Slot::new(permit, entry))
         .map_err(Failure::Refused)
+}
+
+/// Whether the body of an HTTP/1 request is still in the socket.
+fn is_unread(request: &Request<Body>) -> bool {
+    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
 }
 
 /// A copy of a request that can be sent once more, which takes a body that is empty.

@@ -29,6 +29,9 @@ pub enum Failure {
     /// A timeout of the revision passed before the first byte of an answer.
     #[error("request timed out")]
     Expired(Expired),
+    /// The client hung up while its request waited; nobody will see the answer.
+    #[error("client left")]
+    ClientLeft,
 }
 
 // === impl Failure ===
@@ -45,6 +48,7 @@ impl Failure {
                 Fault::Upstream => "connection broken",
                 Fault::Downstream => "client left",
             },
+            Self::ClientLeft => "client left",
             Self::Expired(Expired::Total) => "timeout",
             Self::Expired(Expired::ResponseStart) => "response start timeout",
             Self::Expired(Expired::Idle) => "idle timeout",
@@ -55,7 +59,7 @@ impl Failure {
 /// The response to a request that failed.
 pub fn response<G: Guard>(failure: &Failure, guard: G) -> Response<Body<G>> {
     let mut response = match failure {
-        Failure::Refused(Refused::RevisionDeleted) => {
+        Failure::Refused(Refused::RevisionDeleted) | Failure::ClientLeft => {
             let mut response = Response::new(Body::empty(guard));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::activator::Shared;
 use crate::http_metrics::Facts;
+use crate::request_log::Line;
 use crate::revision_throttler::Permit;
 use crate::table::Entry;
 
@@ -29,6 +30,7 @@ pub struct Exchange {
     pub(crate) arrived: Instant,
     pub(crate) facts: Facts,
     pub(crate) status: StatusCode,
+    pub(crate) line: Option<Box<Line>>,
 }
 
 /// A slot in use.
@@ -59,16 +61,29 @@ impl Guard for Exchange {
     fn ended(&mut self, end: End) {
         // The app is done: its slot must not wait for the drop of what surrounds this.
         self.slot = None;
+        let Counted { shared, entry } = &self.counted;
+        let took = Instant::now().duration_since(self.arrived);
+        // Upstream's handler panics to abort a stream: such an exchange is not measured, and its
+        // line says 500.
+        let aborted = matches!(end.outcome, Outcome::Failed | Outcome::Expired(_));
         if end.outcome == Outcome::Complete {
-            let Counted { shared, entry } = &self.counted;
             shared.metrics.http.served(
                 &entry.http,
                 &entry.revision,
                 self.facts,
                 self.status,
                 end.bytes,
-                Instant::now().duration_since(self.arrived),
+                took,
             );
+        }
+        if let Some(line) = self.line.take() {
+            let status = match (aborted, self.status) {
+                (true, _) => StatusCode::INTERNAL_SERVER_ERROR,
+                // The tunnel is hidden from upstream's recorder.
+                (false, StatusCode::SWITCHING_PROTOCOLS) => StatusCode::OK,
+                (false, status) => status,
+            };
+            line.write(&entry.revision, status, end.bytes, took);
         }
     }
 }

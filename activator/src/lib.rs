@@ -11,6 +11,7 @@ pub mod activator;
 pub mod backends;
 pub mod capacity;
 pub mod concurrency_reporter;
+pub mod config;
 pub mod driver;
 pub mod endpoints;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod pod_tracker;
 pub mod private_service;
 pub mod probe_handler;
 mod prober;
+pub mod request_log;
 pub mod revision_lookup;
 pub mod revision_throttler;
 pub mod stat_sink;
@@ -78,6 +80,7 @@ pub fn new(
         notices,
         tunnels: Tunnels::new(),
         draining: Cell::new(false),
+        request_log: request_log::RequestLogger::default(),
         options,
     });
     let driver = Driver::new(Rc::clone(&shared), updates, notices_received, connection);

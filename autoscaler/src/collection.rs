@@ -7,7 +7,7 @@
 use serving::UnixTime;
 
 use crate::decider::Observation;
-use crate::spec::{CollectionSpec, ScalingMetric};
+use crate::spec::{CollectionSpec, DeciderSpec, ScalingMetric};
 use crate::window::Buckets;
 
 /// Width of a bucket.
@@ -59,21 +59,45 @@ impl Collection {
         if self.scraped && self.stable.is_empty(now) {
             return None;
         }
+        Some(self.averages(metric, now))
+    }
+
+    /// What a decider with this spec is to see: [`Collection::observe`] of its metric, or, where
+    /// it has a target for the other metric too, the one that needs more pods, in units of its
+    /// own metric.
+    pub fn observe_for(&self, spec: &DeciderSpec, now: UnixTime) -> Option<Observation> {
+        let observed = self.observe(spec.scaling_metric, now)?;
+        let Some(second_target_value) = spec.extensions.second_target_value else {
+            return Some(observed);
+        };
+        let second = match spec.scaling_metric {
+            ScalingMetric::Concurrency => self.averages(ScalingMetric::Rps, now),
+            ScalingMetric::Rps => self.averages(ScalingMetric::Concurrency, now),
+        };
+        let exchange = spec.target_value / second_target_value;
+        Some(Observation {
+            stable: observed.stable.max(second.stable * exchange),
+            panic: observed.panic.max(second.panic * exchange),
+        })
+    }
+
+    fn averages(&self, metric: ScalingMetric, now: UnixTime) -> Observation {
         let lane = match metric {
             ScalingMetric::Concurrency => CONCURRENCY,
             ScalingMetric::Rps => REQUESTS_PER_SECOND,
         };
-        Some(Observation {
+        Observation {
             stable: self.stable.average(lane, now),
             panic: self.panic.average(lane, now),
-        })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Aggregation;
+    use crate::pod_autoscaler::Reachability;
+    use crate::spec::{Aggregation, Settings, Source};
 
     const SECOND_NS: i64 = 1_000_000_000;
 
@@ -123,6 +147,28 @@ mod tests {
             at(0),
         );
         assert_eq!(collection.observe(ScalingMetric::Concurrency, at(11)), None);
+    }
+
+    #[test]
+    fn the_second_metric_counts_when_it_needs_more_pods() {
+        let annotations = [("pilotlight.dev/second-target", "10")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let settings = Settings::derive(&Source {
+            annotations: &annotations,
+            container_concurrency: 10,
+            reachability: Reachability::Reachable,
+            autoscaler: &serving::config::Autoscaler::default(),
+            progress_deadline_ns: 0,
+        });
+        let observe = |concurrency, requests| {
+            let mut collection = Collection::new(&settings.collection);
+            collection.record(at(0), concurrency, requests);
+            collection.observe_for(&settings.decider, at(0)).unwrap()
+        };
+        // Both targets are 7 per pod.
+        assert_eq!(observe(14.0, 5.0).stable, 14.0);
+        assert_eq!(observe(14.0, 21.0).stable, 21.0);
     }
 
     /// A revision's windows must stay small: there may be tens of thousands.

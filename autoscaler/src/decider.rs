@@ -8,6 +8,7 @@
 use serving::UnixTime;
 
 use crate::delay_window::DelayWindow;
+use crate::pods::PodCounts;
 use crate::scale::UNKNOWN_SCALE;
 use crate::spec::DeciderSpec;
 
@@ -23,6 +24,14 @@ pub struct Decider {
     panic_peak: i32,
     /// Fixed at creation: a later change of the delay has no effect on a running decider.
     delay: Option<Box<DelayWindow>>,
+}
+
+/// The pods there are. One number stands for ready pods and none starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Supply {
+    pub ready: u32,
+    /// Not ready yet, and not about to go. Counts only where the spec says so.
+    pub starting: u32,
 }
 
 /// Averages over the two windows, of the metric that is scaled on.
@@ -75,19 +84,25 @@ impl Decider {
         &mut self,
         spec: &DeciderSpec,
         observed: Option<Observation>,
-        ready_pods: u32,
+        supply: impl Into<Supply>,
         now: UnixTime,
     ) -> Option<Decision> {
         let observed = observed?;
-        let ready = f64::from(ready_pods.max(1));
+        let supply = supply.into();
+        let ready = f64::from(supply.ready.max(1));
+        let counted = if spec.extensions.count_starting_pods {
+            f64::from(supply.ready.saturating_add(supply.starting).max(1))
+        } else {
+            ready
+        };
         let stable_need = (observed.stable / spec.target_value).ceil();
         let panic_need = (observed.panic / spec.target_value).ceil();
 
-        let limits = Limits::new(spec, ready);
+        let limits = Limits::new(spec, ready, counted);
         let stable_wish = limits.wish(stable_need);
         let panic_wish = limits.wish(panic_need);
 
-        self.update_panic(spec, panic_need / ready >= spec.panic_threshold, now);
+        self.update_panic(spec, panic_need / counted >= spec.panic_threshold, now);
         let mut desired_scale = stable_wish;
         if self.is_panicking() {
             self.panic_peak = self.panic_peak.max(stable_wish).max(panic_wish);
@@ -99,7 +114,7 @@ impl Decider {
         }
         Some(Decision {
             desired_scale: desired_scale.max(0),
-            excess_burst_capacity: excess_burst_capacity(spec, ready_pods, observed.panic),
+            excess_burst_capacity: excess_burst_capacity(spec, supply.ready, observed.panic),
         })
     }
 
@@ -122,13 +137,16 @@ struct Limits {
     lowest: f64,
     /// Least wish for any need; 0 without one.
     activation_scale: i32,
+    /// Added to any need.
+    buffer: f64,
 }
 
 impl Limits {
-    fn new(spec: &DeciderSpec, ready: f64) -> Self {
+    /// `counted` are the pods that growth is relative to.
+    fn new(spec: &DeciderSpec, ready: f64, counted: f64) -> Self {
         Self {
             // Rounded up, so that a small rate still allows one more pod.
-            highest: (spec.max_scale_up_rate * ready).ceil(),
+            highest: (spec.max_scale_up_rate * counted).ceil(),
             lowest: if spec.reachable {
                 (ready / spec.max_scale_down_rate).floor()
             } else {
@@ -139,12 +157,14 @@ impl Limits {
             } else {
                 0
             },
+            buffer: f64::from(spec.extensions.scale_buffer),
         }
     }
 
     fn wish(&self, need: f64) -> i32 {
+        let spare = if need > 0.0 { self.buffer } else { 0.0 };
         // The cast saturates, and the highest wins over the lowest.
-        let wish = need.max(self.lowest).min(self.highest) as i32;
+        let wish = (need + spare).max(self.lowest).min(self.highest) as i32;
         if need > 0.0 {
             wish.max(self.activation_scale)
         } else {
@@ -162,6 +182,24 @@ fn excess_burst_capacity(spec: &DeciderSpec, ready_pods: u32, panic_value: f64) 
         (f64::from(ready_pods) * spec.total_value - burst - panic_value).floor() as i32
     } else {
         -1
+    }
+}
+
+// === impl Supply ===
+
+impl Supply {
+    /// Those of a revision. Pods that are neither ready nor terminating are starting.
+    pub fn of(counts: &PodCounts) -> Self {
+        Self {
+            ready: counts.ready,
+            starting: counts.not_ready.saturating_sub(counts.terminating),
+        }
+    }
+}
+
+impl From<u32> for Supply {
+    fn from(ready: u32) -> Self {
+        Self { ready, starting: 0 }
     }
 }
 

@@ -35,8 +35,11 @@ pub mod world;
 mod activator_probe;
 pub mod driver;
 mod http_client;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod metrics;
 pub mod scraper;
+pub mod stat_forwarder;
 pub mod stat_server;
 
 pub use driver::{Autoscaler, Handle, Options, World};

@@ -10,11 +10,14 @@
 use serving::annotation::{self, Annotations, Key};
 use serving::config;
 use serving::go;
+use serving::names;
 
 use crate::pod_autoscaler::{PodAutoscaler, Reachability};
 
 /// Shortest panic window: one bucket.
 const PANIC_WINDOW_MIN_NS: i64 = SECOND_NS;
+/// Most spare pods that an annotation can ask for.
+const SCALE_BUFFER_MAX: i64 = 1000;
 const SECOND_NS: i64 = 1_000_000_000;
 
 /// Everything derived for one revision.
@@ -61,6 +64,21 @@ pub struct DeciderSpec {
     /// Least scale above zero; below 2 it has no effect.
     pub activation_scale: i32,
     pub reachable: bool,
+    /// Beyond the reference; all off by default.
+    pub extensions: Extensions,
+}
+
+/// What Knative Serving does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Extensions {
+    /// Spare pods on top of every need above zero.
+    pub scale_buffer: i32,
+    /// Wanted value per pod of the metric that is not the scaling metric; with it the larger need
+    /// of the two counts.
+    pub second_target_value: Option<f64>,
+    /// Pods that are starting count like ready ones where growth is judged: for the limit of the
+    /// scale-up rate and for panic.
+    pub count_starting_pods: bool,
 }
 
 /// What the collection needs, that is the Metric without its scrape target.
@@ -155,19 +173,7 @@ impl<'a> Source<'a> {
     fn target(&self) -> (f64, f64) {
         let metric = scaling_metric_name(self.annotations);
         let limit = self.container_concurrency as f64;
-        let (default_total, default_utilization) = if metric == annotation::METRIC_RPS {
-            (
-                self.autoscaler.rps_target_default,
-                self.autoscaler.target_utilization,
-            )
-        } else {
-            let total = if self.container_concurrency == 0 {
-                self.autoscaler.container_concurrency_target_default
-            } else {
-                limit
-            };
-            (total, self.autoscaler.container_concurrency_target_fraction)
-        };
+        let (default_total, default_utilization) = self.default_target(self.scaling_metric());
         let total = match self.float(annotation::TARGET) {
             // More than a pod accepts at once would never be reached.
             Some(target)
@@ -191,11 +197,7 @@ impl<'a> Source<'a> {
             .float(annotation::PANIC_THRESHOLD_PERCENTAGE)
             .unwrap_or(config.panic_threshold_percentage);
         DeciderSpec {
-            scaling_metric: if scaling_metric_name(self.annotations) == annotation::METRIC_RPS {
-                ScalingMetric::Rps
-            } else {
-                ScalingMetric::Concurrency
-            },
+            scaling_metric: self.scaling_metric(),
             max_scale_up_rate: config.max_scale_up_rate,
             max_scale_down_rate: config.max_scale_down_rate,
             target_value,
@@ -211,6 +213,50 @@ impl<'a> Source<'a> {
                 .int(self.annotations)
                 .unwrap_or(0),
             reachable: self.reachable(),
+            extensions: self.extensions(),
+        }
+    }
+
+    fn extensions(&self) -> Extensions {
+        let value = |key: &str| self.annotations.get(key);
+        let (_, second_utilization) = match self.scaling_metric() {
+            ScalingMetric::Rps => self.default_target(ScalingMetric::Concurrency),
+            ScalingMetric::Concurrency => self.default_target(ScalingMetric::Rps),
+        };
+        Extensions {
+            scale_buffer: value(names::SCALE_BUFFER_ANNOTATION)
+                .and_then(|text| go::parse_int(text, 32).ok())
+                .map_or(0, |pods| pods.clamp(0, SCALE_BUFFER_MAX) as i32),
+            second_target_value: value(names::SECOND_TARGET_ANNOTATION)
+                .and_then(|text| go::parse_float(text).ok())
+                .filter(|target| *target > 0.0)
+                .map(|target| (target * second_utilization).max(annotation::TARGET_MIN)),
+            count_starting_pods: value(names::COUNT_STARTING_PODS_ANNOTATION)
+                .is_some_and(|text| go::parse_bool(text) == Ok(true)),
+        }
+    }
+
+    fn scaling_metric(&self) -> ScalingMetric {
+        if scaling_metric_name(self.annotations) == annotation::METRIC_RPS {
+            ScalingMetric::Rps
+        } else {
+            ScalingMetric::Concurrency
+        }
+    }
+
+    /// Value one pod can take and the share that is aimed at, without annotations.
+    fn default_target(&self, metric: ScalingMetric) -> (f64, f64) {
+        let config = self.autoscaler;
+        match metric {
+            ScalingMetric::Rps => (config.rps_target_default, config.target_utilization),
+            ScalingMetric::Concurrency if self.container_concurrency == 0 => (
+                config.container_concurrency_target_default,
+                config.container_concurrency_target_fraction,
+            ),
+            ScalingMetric::Concurrency => (
+                self.container_concurrency as f64,
+                config.container_concurrency_target_fraction,
+            ),
         }
     }
 

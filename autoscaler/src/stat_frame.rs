@@ -117,6 +117,15 @@ fn stat(bytes: &[u8], message: &mut Message<'_>) -> Result<(), Malformed> {
     Ok(())
 }
 
+// === impl Message ===
+
+impl Message<'_> {
+    /// Whether there is a stat at all; a message without one is skipped.
+    pub fn has_stat(&self) -> bool {
+        self.has_stat
+    }
+}
+
 /// What is left to read.
 struct Input<'a>(&'a [u8]);
 

@@ -47,7 +47,8 @@ pub enum Update {
     Pods(RevisionId, Vec<RevisionPod>),
     /// The ServerlessService of the revision, or its absence.
     ServerlessService(RevisionId, Option<Box<ServerlessService>>),
-    /// The scale target of the revision: `None` while it does not exist.
+    /// The scale target of the revision: `None` while it does not exist. A revision is not
+    /// reconciled before the first.
     ScaleTarget(RevisionId, Option<ScaleTarget>),
     /// The Metric of the revision, or its absence. A platform without Metric objects never sends
     /// it: the driver collects what its own [`Action::Metric`] asks for.
@@ -257,6 +258,18 @@ impl Action {
             | Self::Status { revision, .. }
             | Self::MetricStatus { revision, .. }
             | Self::Event { revision, .. } => revision,
+        }
+    }
+
+    /// How a failure of it is reported; `None` for one whose failure does not matter.
+    pub const fn failure(&self) -> Option<FailedAction> {
+        match self {
+            Self::Scale { .. } => Some(FailedAction::Scale),
+            Self::ServerlessService { .. } => Some(FailedAction::ServerlessService),
+            Self::Metric { .. } => Some(FailedAction::Metric),
+            Self::Status { .. } => Some(FailedAction::Status),
+            Self::MetricStatus { .. } => Some(FailedAction::MetricStatus),
+            Self::Event { .. } => None,
         }
     }
 }

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::activator::Activator;
-use autoscaler::world::{ClusterConfig, Update};
 use prometheus_client::registry::Registry;
 use serving::environment::Environment;
 use serving::server::{self, Listener, ServerOptions, Shutdown};
@@ -32,11 +30,8 @@ use crate::options::{LogLevel, Run};
 use crate::status::collect::Sources;
 use crate::status::socket::{self, Socket};
 use crate::supervisor::port::Ports;
-use crate::tether::{Guard, SELF};
+use crate::tether::{Guard, SELF, raise_open_files};
 use crate::watch;
-
-/// Upstream's default of `progress-deadline` in `config-deployment`.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The activator probes a replica for as long as its queue-proxy waits for the app, so that the
 /// answer comes the moment the app is ready.
@@ -183,8 +178,17 @@ fn refuse(report: &Report) -> Result<(), Exit> {
     if report.problems.is_empty() {
         return Ok(());
     }
-    let only_commands = report.problems.iter().all(|problem| problem.missing_command);
+    let only_commands = report
+        .problems
+        .iter()
+        .all(|problem| problem.missing_command);
     let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    lines.extend(
+        report
+            .warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
     if report.left_out > 0 {
         lines.push(format!("and {} more", report.left_out));
     }
@@ -208,10 +212,11 @@ async fn serve(
 ) -> Result<u8, Exit> {
     let signals = Signals::new().map_err(|error| failed("cannot receive signals", &error))?;
     let front = gateway::listen::bind(options.listen())?;
-    let addresses: Vec<SocketAddr> = front
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect();
+    let addresses = front.addresses();
+    // Before anybody can connect, so that whoever is served can also ask for the status.
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let status_socket = socket::path(environment, port).and_then(Socket::bind);
+    let front = front.listen()?;
     let guard = Guard::start(SELF).map_err(|error| failed("cannot start the guard", &error))?;
     let mut parts = Parts::join(options, &input.manifest, guard, console.clone())
         .await
@@ -254,10 +259,14 @@ async fn serve(
         activator: parts.activator.clone(),
         listen: addresses.clone(),
     });
-    let port = addresses.first().map_or(0, SocketAddr::port);
-    match socket::path(environment, port).and_then(Socket::bind) {
+    match status_socket {
         Ok(socket) => {
-            let answering = answer_status(socket, sources, parts.autoscaler.clone(), Rc::clone(&gateway));
+            let answering = answer_status(
+                socket,
+                sources,
+                parts.autoscaler.clone(),
+                Rc::clone(&gateway),
+            );
             parts.tasks.spawn_local(answering);
         }
         Err(error) => console.complain(format_args!("`pilotlight status` will not work: {error}")),
@@ -273,7 +282,7 @@ async fn serve(
     }
     let first = signals.next().await;
     console.say(format_args!(
-        "{first} received, ending what runs; once more to end at once"
+        "{first} received, draining; once more to end at once"
     ));
     let ending = async {
         shutdown.drain();
@@ -377,7 +386,8 @@ impl Parts {
         let config = &manifest.settings.autoscaler;
         let board = ProbeBoard::default();
 
-        let (autoscaler_updates, updates_received) = mpsc::channel(autoscaler::world::UPDATES_CAPACITY);
+        let (autoscaler_updates, updates_received) =
+            mpsc::channel(autoscaler::world::UPDATES_CAPACITY);
         let (actions, mut actions_received) = mpsc::channel(autoscaler::world::ACTIONS_CAPACITY);
         let (driver, autoscaler) = autoscaler::driver::Autoscaler::new(
             autoscaler::driver::Options::new(
@@ -429,6 +439,7 @@ impl Parts {
                 max_replicas_per_revision: options.limits.max_replicas_per_revision,
                 max_replicas: options.limits.max_replicas,
                 tag_header: manifest.settings.tag_header_based_routing,
+                app_open_files: raise_open_files(),
             },
             config.clone(),
             console,
@@ -448,13 +459,8 @@ impl Parts {
             autoscaler: autoscaler_updates,
             activator: activator_updates,
         };
-        let first = Update::Config(Arc::new(ClusterConfig {
-            autoscaler: config.clone(),
-            progress_deadline: PROGRESS_DEADLINE,
-        }));
-        // The channel is new and empty.
-        let _ = to.autoscaler.send(first).await;
         tasks.spawn_local(updates::send(Rc::clone(&cluster), to));
+        tasks.spawn_local(Rc::clone(&cluster).keep_guard());
         let acting = Rc::clone(&cluster);
         tasks.spawn_local(async move {
             while let Some(batch) = actions_received.recv().await {

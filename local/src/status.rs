@@ -87,8 +87,15 @@ pub struct Revision {
     pub mode: String,
     /// Whether requests go through the activator.
     pub in_path: bool,
+    /// Requests that fit beyond the load of now; below zero the activator stays in the path.
+    pub excess_burst_capacity: i32,
+    /// The PodAutoscaler's condition `Active`, with its reason.
+    pub active: String,
     /// Requests that wait for a replica.
     pub held: usize,
+    /// Why statistics cannot be read, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape_error: Option<String>,
     /// What keeps it from serving, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serving::breaker::Breaker;
 use serving::lifecycle::{Drain, InFlight};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::readiness::Readiness;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) ready: Cell<bool>,
     /// When the latest request that is no probe arrived.
     pub(crate) last_arrival: Cell<Option<Instant>>,
+    /// The drain is to end now, whatever is still under way.
+    pub(crate) cut_short: Notify,
 }
 
 // === impl Handle ===
@@ -70,6 +73,12 @@ impl Handle {
     /// of [`crate::run`] resolves when the drain has ended.
     pub fn drain(&self, quiet_period: Duration) {
         self.shared.drain.signal(quiet_period);
+    }
+
+    /// Ends a drain whose time is over: WebSockets get a close frame, everything else that is
+    /// still under way is cut. Without a drain it takes effect as soon as one has begun.
+    pub fn cut_short(&self) {
+        self.shared.cut_short.notify_one();
     }
 }
 

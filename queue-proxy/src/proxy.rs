@@ -18,12 +18,13 @@ use serving::probe_spec::InvalidProbe;
 use serving::request_stats::RequestStats;
 use serving::server::{Handler, Listener, ServerOptions, Shutdown, serve};
 use serving::upgrade::Tunnels;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::accounting::TimeoutNames;
 use crate::admin::{Admin, Profiling};
-use crate::config::{Config, MetricsProtocol};
+use crate::config::{Config, MetricsProtocol, TracingProtocol};
 use crate::handle::{Handle, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::{Metrics, MetricsEndpoint};
@@ -122,6 +123,7 @@ impl QueueProxy {
             breaker: breaker(&config)?,
             ready: Cell::new(false),
             last_arrival: Cell::new(None),
+            cut_short: Notify::new(),
         });
         let report = if config.options.raw_output {
             Report::Stderr
@@ -153,8 +155,9 @@ impl QueueProxy {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), StartError> {
-        let tunnels = Tunnels::new();
-        let mut servers = self.start(listeners, &tunnels)?;
+        self.warn_of_exporters();
+        let tunnels = OwnTunnels(Tunnels::new());
+        let mut servers = self.start(listeners, &tunnels.0)?;
         tracing::info!("Starting queue-proxy");
         let quiet_period = self.config.options.quiet_period;
         tokio::select! {
@@ -165,9 +168,16 @@ impl QueueProxy {
             // A handle began the drain, and it is over already or soon.
             () = self.shared.drain.quiet() => {}
         }
-        self.shared.drain.quiet().await;
-        servers.drain().await;
-        self.drain_tunnels(&tunnels).await;
+        tokio::select! {
+            () = self.drain(&mut servers) => {}
+            () = self.shared.cut_short.notified() => {
+                let left = self.shared.in_flight.count();
+                tracing::warn!(left, "The drain was cut short.");
+            }
+        }
+        tunnels.0.close();
+        // Whoever does not take the close frame by then loses the connection without it.
+        let _ = timeout(CLOSE_GRACE, tunnels.0.closed()).await;
         drop(servers);
         if let Some(log) = &self.log {
             log.flush();
@@ -276,19 +286,32 @@ impl QueueProxy {
         (scraped || config.options.legacy_metrics).then(|| Rc::new(Metrics::new(config)))
     }
 
-    /// Phase C: upgraded connections get the larger of upstream's 60 s and what is left of the
-    /// last request's own time, so that the sidecar outlives every request it admitted.
-    async fn drain_tunnels(&self, tunnels: &Tunnels) {
-        let now = Instant::now();
+    /// Phases A to C.
+    async fn drain(&self, servers: &mut Servers) {
+        self.shared.drain.quiet().await;
+        servers.drain().await;
+        // Upgraded connections get the larger of upstream's 60 s and what is left of the last
+        // request's own time, so that the sidecar outlives every request it admitted.
         let left = self.shared.last_arrival.get().map_or(Duration::ZERO, |at| {
-            (at + self.config.revision_timeout).saturating_duration_since(now)
+            (at + self.config.revision_timeout).saturating_duration_since(Instant::now())
         });
         let limit = self.config.options.hijack_drain.max(left);
         if timeout(limit, self.shared.in_flight.idle()).await.is_err() {
             tracing::warn!("Hijack connection drain failed: context deadline exceeded");
-            tunnels.close();
-            // Whoever does not take the close frame by then loses the connection without it.
-            let _ = timeout(CLOSE_GRACE, tunnels.closed()).await;
+        }
+    }
+
+    /// What an operator asked for and does not get is never passed over in silence.
+    fn warn_of_exporters(&self) {
+        let settings = &self.config.observability;
+        if matches!(
+            settings.metrics_protocol,
+            MetricsProtocol::HttpProtobuf | MetricsProtocol::Grpc
+        ) {
+            tracing::warn!("request metrics are not pushed by OTLP; scrape them instead");
+        }
+        if settings.tracing_protocol != TracingProtocol::None {
+            tracing::warn!("no spans are exported; trace context is passed on unchanged");
         }
     }
 }
@@ -318,6 +341,16 @@ impl Servers {
         self.data.drain().await;
         tracing::info!("Shutting down servers: admin, metrics");
         self.side.drain().await;
+    }
+}
+
+/// Ends the tunnels with the future that runs the servers.
+#[derive(Debug)]
+struct OwnTunnels(Tunnels);
+
+impl Drop for OwnTunnels {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::AnchoredClock;
 use serving::body::Body;
@@ -36,6 +36,10 @@ use crate::handle::Shared;
 use crate::metrics::{Metrics, ServerFacts};
 use crate::readiness::Readiness;
 use crate::request_log::{Entry, RequestLogger};
+
+static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
+static NOT_STARTED: HeaderName = HeaderName::from_static(NOT_STARTED_HEADER);
+static LOAD: HeaderName = HeaderName::from_static(LOAD_HEADER);
 
 /// The value of [`NOT_STARTED_HEADER`].
 const QUEUE_FULL: HeaderValue = HeaderValue::from_static("queue-full");
@@ -193,7 +197,7 @@ impl Stack {
     ) -> Response<GuardedBody> {
         self.shared.arrived(now);
         guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
-        let capable = request.headers_mut().remove(CAPABILITY_HEADER).is_some();
+        let capable = request.headers_mut().remove(&CAPABILITY).is_some();
         let deadline = connection.deadline(&self.timeouts);
         let answer = deadline
             .limit(self.answer(request, class, connection, &mut guard, now))
@@ -298,7 +302,7 @@ impl Stack {
     fn show_load(&self, headers: &mut HeaderMap) {
         let (executing, waiting) = self.shared.load();
         if let Ok(load) = HeaderValue::try_from(format!("{executing}/{waiting}")) {
-            headers.insert(LOAD_HEADER, load);
+            headers.insert(&LOAD, load);
         }
     }
 }
@@ -315,9 +319,7 @@ fn queue_full(capable: bool, mut guard: RequestGuard) -> Response<GuardedBody> {
     guard.refused(status);
     let mut response = error_response(status, "pending request queue full", Some(guard));
     if capable {
-        response
-            .headers_mut()
-            .insert(NOT_STARTED_HEADER, QUEUE_FULL);
+        response.headers_mut().insert(&NOT_STARTED, QUEUE_FULL);
     }
     response
 }
@@ -330,7 +332,7 @@ fn bad_gateway(error: &ForwardError, mut guard: RequestGuard) -> Response<Guarde
 
 /// An app must not speak in this process's name.
 fn strip_own_names(headers: &mut HeaderMap) {
-    for name in [CAPABILITY_HEADER, NOT_STARTED_HEADER, LOAD_HEADER] {
+    for name in [&CAPABILITY, &NOT_STARTED, &LOAD] {
         headers.remove(name);
     }
 }

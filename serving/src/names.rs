@@ -19,3 +19,13 @@ pub const REASON_HEADER: &str = "pilotlight-reason";
 /// Annotation on a Service or its revision template: the command line that stands for an image when
 /// the manifest runs on one machine.
 pub const LOCAL_COMMAND_ANNOTATION: &str = "pilotlight.dev/local-command";
+
+/// Annotation on a revision template: spare pods on top of every need above zero.
+pub const SCALE_BUFFER_ANNOTATION: &str = "pilotlight.dev/scale-buffer";
+
+/// Annotation on a revision template: the value per pod of the metric that is not the scaling
+/// metric. Pods are then wanted for both, and the larger need wins.
+pub const SECOND_TARGET_ANNOTATION: &str = "pilotlight.dev/second-target";
+
+/// Annotation on a revision template: whether pods that are starting count as coming capacity.
+pub const COUNT_STARTING_PODS_ANNOTATION: &str = "pilotlight.dev/count-starting-pods";

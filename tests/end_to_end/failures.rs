@@ -198,7 +198,7 @@ async fn a_client_that_leaves_is_gone_from_the_queue() {
     assert!(impatient.send().await.is_err());
     let posting = pilotlight
         .call("leave.localhost", "/echo")
-        .post(vec![b'x'; 1 << 20]);
+        .post(vec![b'x'; 32 << 10]);
     assert!(
         posting
             .timeout(Duration::from_millis(500))

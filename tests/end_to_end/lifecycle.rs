@@ -50,7 +50,7 @@ async fn a_second_interrupt_ends_everything_at_once() {
         .until("a request in progress", |status| status["requests"] == 1)
         .await;
     pilotlight.signal(Signal::INT);
-    pilotlight.until_printed("rain").await;
+    pilotlight.until_printed("once more").await;
     pilotlight.signal(Signal::INT);
     let status = pilotlight.ended(Duration::from_secs(3)).await;
     assert_eq!(status.code(), Some(130), "{}", pilotlight.output());

@@ -183,14 +183,7 @@ fn upgrades_are_tunnelled() {
         tokio::task::spawn_local(serve_tunnels(socket));
         world.list_and_wait(&[address]).await;
         let mut client = TcpStream::connect(world.address).await.unwrap();
-        client
-            .write_all(
-                b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\
-                  Knative-Serving-Namespace: default\r\n\
-                  Knative-Serving-Revision: hello-00001\r\n\r\n",
-            )
-            .await
-            .unwrap();
+        client.write_all(UPGRADE).await.unwrap();
         let head = read_head(&mut client).await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client.write_all(b"ping").await.unwrap();
@@ -203,6 +196,35 @@ fn upgrades_are_tunnelled() {
         eventually("the slot is free", || world.snapshot().in_flight == 0).await;
     });
 }
+
+/// Edge case 46: a tunnel ends at the total timeout. The shorter of upstream's timers do not cut it.
+#[test]
+fn edge_case_46_tunnels_end_at_the_total_timeout() {
+    run(async {
+        let world = World::with(Revision {
+            timeout: Duration::from_millis(400),
+            idle_timeout: Some(Duration::from_millis(100)),
+            response_start_timeout: Some(Duration::from_millis(100)),
+            ..revision(1)
+        })
+        .await;
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::task::spawn_local(serve_tunnels(socket));
+        world.list_and_wait(&[address]).await;
+        let start = tokio::time::Instant::now();
+        let mut client = TcpStream::connect(world.address).await.unwrap();
+        client.write_all(UPGRADE).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert!(tokio::time::Instant::now() - start >= Duration::from_millis(300));
+        eventually("the slot is free", || world.snapshot().in_flight == 0).await;
+    });
+}
+
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\
+    Knative-Serving-Namespace: default\r\nKnative-Serving-Revision: hello-00001\r\n\r\n";
 
 /// Answers probes; switches protocols for anything else and then echoes.
 async fn serve_tunnels(socket: TcpListener) {
@@ -306,5 +328,45 @@ fn requests_are_measured() {
             line.is_some_and(|line| line.ends_with(" 1"))
         })
         .await;
+    });
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Edge case 60: a template that cannot be used changes nothing.
+#[test]
+fn edge_case_60_request_log() {
+    run(async {
+        let (world, _pod) = world_with_pod().await;
+        let lines = Lines::default();
+        let writer = serving::telemetry::LineWriter::new(lines.clone()).unwrap();
+        world.activator.log_requests_to(writer);
+        let template = "{{.Request.Method}} {{.Request.Host}} {{.Response.Code}} \
+                        {{.Response.Size}} {{.Revision.Name}} [{{.Revision.PodName}}{{.TraceID}}] \
+                        TLS: {{.Request.TLS}}";
+        world.activator.set_request_log(Some(template)).unwrap();
+        for refused in ["", "{{.Request"] {
+            assert!(world.activator.set_request_log(Some(refused)).is_err());
+        }
+        world.get("/teapot").await;
+        let expected = "GET hello.example.com 418 16 hello-00001 [] TLS: <nil>\n";
+        eventually("a line", || lines.0.lock().len() >= expected.len()).await;
+        assert_eq!(String::from_utf8_lossy(&lines.0.lock()), expected);
+        world.activator.set_request_log(None).unwrap();
+        world.get("/teapot").await;
+        assert_eq!(lines.0.lock().len(), expected.len());
     });
 }

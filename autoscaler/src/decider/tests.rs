@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::ScalingMetric;
+use crate::spec::{Extensions, ScalingMetric};
 
 mod example;
 mod examples;
@@ -23,6 +23,7 @@ fn spec() -> DeciderSpec {
         initial_scale: 1,
         activation_scale: 0,
         reachable: true,
+        extensions: Extensions::default(),
     }
 }
 
@@ -83,6 +84,40 @@ fn numbers_that_are_none_never_take_pods_away() {
     let mut decider = Decider::new(&spec(), 0, at(0));
     let decision = decider.decide(&spec(), load(f64::NAN), 4, at(2)).unwrap();
     assert_eq!(decision.desired_scale, 2, "only the usual step down");
+}
+
+#[test]
+fn a_scale_buffer_is_added_to_needs_but_not_to_none() {
+    let mut spec = spec();
+    spec.extensions.scale_buffer = 2;
+    let mut decider = Decider::new(&spec, 0, at(0));
+    let mut decide = |value| {
+        let decision = decider.decide(&spec, load(value), 1, at(2));
+        decision.unwrap().desired_scale
+    };
+    assert_eq!(decide(0.0), 0);
+    assert_eq!(decide(30.0), 3);
+}
+
+#[test]
+fn starting_pods_count_for_panic_and_growth_when_asked_to() {
+    let mut spec = DeciderSpec {
+        max_scale_up_rate: 2.0,
+        ..spec()
+    };
+    let supply = Supply {
+        ready: 1,
+        starting: 3,
+    };
+    // Four pods needed: over the threshold of one pod, not of four.
+    let decide = |spec: &DeciderSpec| {
+        let mut decider = Decider::new(spec, 0, at(0));
+        let decision = decider.decide(spec, load(280.0), supply, at(2)).unwrap();
+        (decision.desired_scale, decider.is_panicking())
+    };
+    assert_eq!(decide(&spec), (2, true));
+    spec.extensions.count_starting_pods = true;
+    assert_eq!(decide(&spec), (4, false));
 }
 
 prop_compose! {

@@ -317,12 +317,13 @@ impl Core {
     fn scale_target(&mut self, id: RevisionId, target: Option<ScaleTarget>, now: Now) {
         let slot = self.slot(&id);
         let revision = &mut self.revisions[slot];
+        let unknown = revision.scale_target.is_none();
         let before = revision.effective_scale_target(now.instant);
         let observed = target.map_or(0, |target| target.replicas.unwrap_or(1));
         still_believed(&mut revision.asked.replicas, &observed, now.instant);
-        revision.scale_target = target;
+        revision.scale_target = Some(target);
         // Somebody else changed it, or it has just appeared.
-        if revision.effective_scale_target(now.instant) != before {
+        if unknown || revision.effective_scale_target(now.instant) != before {
             self.queue.add(slot, Lane::Normal);
         }
         self.forget_if_empty(slot);

@@ -28,7 +28,7 @@ impl Core {
         let (Some(object), Some(settings)) = (&revision.pod_autoscaler, &revision.settings) else {
             return;
         };
-        if !self.ownership.owns(&revision.id) {
+        if !self.ownership.owns(&revision.id) || revision.scale_target.is_none() {
             return;
         }
         let observed = observe(revision, object, settings, now);

@@ -44,7 +44,8 @@ pub(super) struct Revision {
     pub(super) pods: SmallVec<[RevisionPod; 1]>,
     pub(super) counts: PodCounts,
     pub(super) sks: Option<Box<ServerlessService>>,
-    pub(super) scale_target: Option<ScaleTarget>,
+    /// `None` until the platform has said whether there is one.
+    pub(super) scale_target: Option<Option<ScaleTarget>>,
     pub(super) metric: Option<Box<MetricObject>>,
     pub(super) asked: Asked,
     pub(super) decider: Option<RunningDecider>,
@@ -127,6 +128,24 @@ pub(super) enum InlineProbe {
 // === impl Revision ===
 
 impl Revision {
+    /// Whether a stat of this concurrency asks for a decision at once although none has been made
+    /// yet: the revision idles at zero since before this process began, or was created there.
+    ///
+    /// Upstream lets it wait for the next tick, up to two seconds
+    /// (`pkg/autoscaler/scaling/multiscaler.go`, `Poke`); nobody can depend on the delay.
+    pub(super) fn wakes_undecided(&self, average_concurrent_requests: f64) -> bool {
+        average_concurrent_requests != 0.0
+            && self.counts.ready == 0
+            && self
+                .decider
+                .as_ref()
+                .is_some_and(|running| running.status.desired_scale == UNKNOWN_SCALE)
+            && self
+                .pod_autoscaler
+                .as_ref()
+                .is_some_and(|pod_autoscaler| pod_autoscaler.status.is_inactive())
+    }
+
     pub(super) fn new(id: RevisionId, generation: u64) -> Self {
         Self {
             id,
@@ -152,7 +171,7 @@ impl Revision {
         self.pod_autoscaler.is_none()
             && self.pods.is_empty()
             && self.sks.is_none()
-            && self.scale_target.is_none()
+            && self.scale_target.flatten().is_none()
             && self.metric.is_none()
             && self.collecting.is_none()
     }
@@ -166,7 +185,7 @@ impl Revision {
 
     /// The replicas that the target has or is about to have.
     pub(super) fn effective_scale_target(&self, now: Instant) -> Option<ScaleTarget> {
-        let observed = self.scale_target?;
+        let observed = self.scale_target.flatten()?;
         match &self.asked.replicas {
             Some(belief) if belief.holds(now) => Some(ScaleTarget {
                 replicas: Some(belief.value),

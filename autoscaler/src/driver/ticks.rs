@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::core::{Core, Due, Effect, Now};
 use super::reconcile::{SCRAPE_TICK, TICK};
 use super::revision::Key;
+use crate::decider::Supply;
 use crate::scraper::{Report, Round};
 use crate::stat_frame::{self, Malformed, Message};
 use crate::timers::next_period;
@@ -76,12 +77,12 @@ impl Core {
             message.average_concurrent_requests - message.average_proxied_concurrent_requests;
         let requests = message.request_count - message.proxied_request_count;
         collecting.collection.record(time, concurrency, requests);
-        let poked = revision.decider.as_ref().is_some_and(|running| {
-            running
-                .status
-                .is_poked_by(message.average_concurrent_requests)
-        });
-        if poked {
+        let concurrency = message.average_concurrent_requests;
+        let poked = revision
+            .decider
+            .as_ref()
+            .is_some_and(|running| running.status.is_poked_by(concurrency));
+        if poked || revision.wakes_undecided(concurrency) {
             self.decide(slot, now);
         }
     }
@@ -93,12 +94,11 @@ impl Core {
         else {
             return;
         };
-        let observed = collecting
-            .collection
-            .observe(running.spec.scaling_metric, now);
-        let decision = running
-            .decider
-            .decide(&running.spec, observed, revision.counts.ready, now);
+        let observed = collecting.collection.observe_for(&running.spec, now);
+        let decision =
+            running
+                .decider
+                .decide(&running.spec, observed, Supply::of(&revision.counts), now);
         let (Some(observed), Some(decision)) = (observed, decision) else {
             return;
         };

@@ -6,7 +6,7 @@ use serving::config;
 use serving::{RevisionId, UnixTime};
 
 use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, Decision, Observation};
+use crate::decider::{Decider, DeciderStatus, Decision, Observation, Supply};
 use crate::plan::{self, Action, DeciderSnapshot, Observed, ScaleTarget};
 use crate::pod_autoscaler::{
     CONFIGURATION_LABEL, OperationMode, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
@@ -131,12 +131,12 @@ impl Control {
     /// Evaluates the decider and stores what it decides.
     pub(super) fn decide(
         &mut self,
-        ready: u32,
+        supply: impl Into<Supply>,
         now: UnixTime,
     ) -> (Option<Observation>, Option<Decision>) {
         let spec = self.settings.decider;
-        let observed = self.collection.observe(spec.scaling_metric, now);
-        let decision = self.decider.decide(&spec, observed, ready, now);
+        let observed = self.collection.observe_for(&spec, now);
+        let decision = self.decider.decide(&spec, observed, supply, now);
         if let Some(decision) = decision {
             self.decider_status.store(decision);
         }

@@ -16,7 +16,7 @@ use serving::config::{self, InvalidConfig};
 
 use super::control::{Control, pod_autoscaler};
 use super::traffic::{Arrival, Arrivals, BLOCK_MS, Lengths, Traffic};
-use crate::decider::{Observation, TICK_SECONDS};
+use crate::decider::{Observation, Supply, TICK_SECONDS};
 use crate::scale::UNKNOWN_SCALE;
 
 /// Longest simulated time.
@@ -282,7 +282,7 @@ impl Engine {
             self.report();
         }
         if self.now_ms > 0 && self.now_ms.is_multiple_of(TICK_MS) {
-            let (observed, _) = self.control.decide(self.ready, time(self.now_ms));
+            let (observed, _) = self.control.decide(self.supply(), time(self.now_ms));
             self.reconcile();
             self.push_row(observed);
         } else if changed || self.requeue_at_ms.is_some_and(|at| at <= self.now_ms) {
@@ -316,7 +316,7 @@ impl Engine {
         let now = time(self.now_ms);
         self.control.collection.record(now, 1.0, 1.0);
         if self.control.decider_status.is_poked_by(1.0) {
-            self.control.decide(self.ready, now);
+            self.control.decide(self.supply(), now);
             self.reconcile();
         }
     }
@@ -404,6 +404,13 @@ impl Engine {
         self.pod_ms += u64::from(self.pods());
         self.under_capacity_ms += u64::from(self.queued > 0);
         self.panic_ms += u64::from(self.control.decider.is_panicking());
+    }
+
+    fn supply(&self) -> Supply {
+        Supply {
+            ready: self.ready,
+            starting: self.starting.len() as u32,
+        }
     }
 
     fn pods(&self) -> u32 {

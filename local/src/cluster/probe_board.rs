@@ -37,7 +37,10 @@ impl ProbeBoard {
             let address = *board.leads_to.lock().get(&object.id)?;
             Some(ProbeTarget {
                 address: address.to_string(),
-                host: format!("{}.{}.svc.cluster.local", object.id.name, object.id.namespace),
+                host: format!(
+                    "{}.{}.svc.cluster.local",
+                    object.id.name, object.id.namespace
+                ),
             })
         })
     }

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use autoscaler::pod_autoscaler::{
-    CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus, REVISION_LABEL,
-    Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService, ServerlessServiceSpec,
-    ServerlessServiceStatus,
+    ACTIVE, CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
+    REVISION_LABEL, Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService,
+    ServerlessServiceSpec, ServerlessServiceStatus,
 };
 use http::HeaderValue;
 use serving::annotation::INITIAL_SCALE;
@@ -208,6 +208,16 @@ impl Revision {
         before != sks.status
     }
 
+    /// The PodAutoscaler's condition `Active` in words.
+    pub fn active(&self) -> String {
+        let objects = self.objects.borrow();
+        match objects.status.conditions.get(ACTIVE) {
+            None => "Unknown".to_owned(),
+            Some(condition) if condition.reason.is_empty() => condition.status.as_str().to_owned(),
+            Some(condition) => format!("{} {}", condition.status.as_str(), condition.reason),
+        }
+    }
+
     /// Replicas that are not on their way out.
     pub fn living(&self) -> Vec<Rc<Replica>> {
         self.replicas
@@ -247,7 +257,8 @@ impl Revision {
         format!("local/{}", self.id)
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    /// The labels that the controller gives its objects.
+    pub fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.template.labels.clone();
         for (label, value) in [
             (SERVICE_LABEL, &self.service),

@@ -11,30 +11,56 @@ use crate::options::Listen;
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// Binds the front port, on both loopback addresses unless one address was asked for. Must be
-/// called within a runtime.
-pub fn bind(listen: Listen) -> Result<Vec<TcpListener>, Exit> {
-    match listen {
-        Listen::Address(address) => Ok(vec![socket(address).map_err(|error| taken(address, &error))?]),
-        Listen::Loopback(port) => {
-            let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let first = socket(v4).map_err(|error| taken(v4, &error))?;
-            let port = first
-                .local_addr()
-                .map_err(|error| taken(v4, &error))?
-                .port();
-            let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-            match socket(v6) {
-                Ok(second) => Ok(vec![first, second]),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(taken(v6, &error)),
-                // A machine without IPv6.
-                Err(_) => Ok(vec![first]),
-            }
-        }
+/// The front port's sockets, bound and not yet listening.
+#[derive(Debug)]
+pub struct Front {
+    sockets: Vec<(SocketAddr, TcpSocket)>,
+}
+
+// === impl Front ===
+
+impl Front {
+    /// The addresses, the same port in all.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().map(|(address, _)| *address).collect()
+    }
+
+    /// Lets clients connect.
+    pub fn listen(self) -> Result<Vec<TcpListener>, Exit> {
+        self.sockets
+            .into_iter()
+            .map(|(address, socket)| {
+                socket
+                    .listen(BACKLOG)
+                    .map_err(|error| taken(address, &error))
+            })
+            .collect()
     }
 }
 
-fn socket(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds the front port, on both loopback addresses unless one address was asked for. Must be
+/// called within a runtime.
+pub fn bind(listen: Listen) -> Result<Front, Exit> {
+    let asked = |address| socket(address).map_err(|error| taken(address, &error));
+    let sockets = match listen {
+        Listen::Address(address) => vec![asked(address)?],
+        Listen::Loopback(port) => {
+            let first = asked(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+            let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, first.0.port()));
+            match socket(v6) {
+                Ok(second) => vec![first, second],
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    return Err(taken(v6, &error));
+                }
+                // A machine without IPv6.
+                Err(_) => vec![first],
+            }
+        }
+    };
+    Ok(Front { sockets })
+}
+
+fn socket(address: SocketAddr) -> io::Result<(SocketAddr, TcpSocket)> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -42,7 +68,8 @@ fn socket(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let bound = socket.local_addr()?;
+    Ok((bound, socket))
 }
 
 fn taken(address: SocketAddr, error: &io::Error) -> Exit {
@@ -50,8 +77,12 @@ fn taken(address: SocketAddr, error: &io::Error) -> Exit {
         io::ErrorKind::AddrInUse => {
             "another program has it; end that one or choose another port with --listen"
         }
-        io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; choose another with --listen",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another with --listen",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need privileges; choose another with --listen"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; choose another with --listen"
+        }
         _ => "choose another with --listen",
     };
     Exit::new(
@@ -68,19 +99,24 @@ mod tests {
     async fn a_taken_port_is_named_with_advice() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = holder.local_addr().expect("bound").port();
-        let error = bind(Listen::Loopback(port)).expect_err("taken");
+        let error = bind(Listen::Loopback(port))
+            .and_then(Front::listen)
+            .expect_err("taken");
         assert_eq!(error.code, exit::CANNOT_LISTEN);
-        assert!(error.message.contains(&format!("127.0.0.1:{port}")), "{error}");
+        assert!(
+            error.message.contains(&format!("127.0.0.1:{port}")),
+            "{error}"
+        );
         assert!(error.message.contains("--listen"), "{error}");
     }
 
     #[tokio::test]
     async fn port_0_is_the_same_on_both_addresses() {
-        let listeners = bind(Listen::Loopback(0)).expect("bound");
-        let ports: Vec<_> = listeners
-            .iter()
-            .map(|listener| listener.local_addr().expect("bound").port())
-            .collect();
+        let front = bind(Listen::Loopback(0)).expect("bound");
+        let addresses = front.addresses();
+        let ports: Vec<_> = addresses.iter().map(SocketAddr::port).collect();
         assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+        let listeners = front.listen().expect("listening");
+        assert_eq!(listeners.len(), addresses.len());
     }
 }

@@ -142,8 +142,9 @@ impl Sources {
                 draining: count(State::Draining),
             },
             desired_scale: i64::from(running.wanted.get()),
-            concurrency: decision.map_or(0.0, |decision| decision.stable),
-            panic_concurrency: decision.map_or(0.0, |decision| decision.panic),
+            // Adding zero turns a negative zero into the plain one.
+            concurrency: decision.map_or(0.0, |decision| decision.stable + 0.0),
+            panic_concurrency: decision.map_or(0.0, |decision| decision.panic + 0.0),
             mode: if decision.is_some_and(|decision| decision.panic_mode) {
                 "panic"
             } else {
@@ -151,7 +152,10 @@ impl Sources {
             }
             .to_owned(),
             in_path: running.proxied.get(),
+            excess_burst_capacity: decision.map_or(0, |decision| decision.excess_burst_capacity),
+            active: running.active(),
             held,
+            scrape_error: decision.and_then(|decision| decision.scrape_error.clone()),
             reason: running
                 .trouble
                 .borrow()

@@ -6,7 +6,14 @@ use super::{Report, Revision, Service};
 
 /// A title of each column of revisions.
 const TITLES: [&str; 9] = [
-    "REVISION", "TRAFFIC", "READY", "STARTING", "DRAINING", "DESIRED", "CONCURRENCY", "MODE",
+    "REVISION",
+    "TRAFFIC",
+    "READY",
+    "STARTING",
+    "DRAINING",
+    "DESIRED",
+    "CONCURRENCY",
+    "MODE",
     "ACTIVATOR",
 ];
 

@@ -205,3 +205,122 @@ fn a_waiter_that_reaches_the_revision_timeout_gets_its_504() {
         assert_eq!(get(sidecar.data, "/", "").await.status, 200);
     });
 }
+
+/// One step of a random load.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Http1,
+    Http2,
+    Upgrade,
+    /// A client leaves, executing or waiting.
+    Leave(usize),
+    /// The app answers some of those it works on.
+    Answer,
+}
+
+fn step(random: &mut fastrand::Rng) -> Step {
+    match random.u32(0..10) {
+        0..=2 => Step::Http1,
+        3..=5 => Step::Http2,
+        6 => Step::Upgrade,
+        7 | 8 => Step::Leave(random.usize(0..32)),
+        _ => Step::Answer,
+    }
+}
+
+#[test]
+fn the_limit_holds_for_any_mix_of_protocols_upgrades_and_departures() {
+    const SEEDS: u64 = 12;
+    const STEPS: usize = 60;
+    const LIMIT: usize = 3;
+    for seed in 0..SEEDS {
+        run(async {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let answers = std::rc::Rc::new(tokio::sync::Semaphore::new(0));
+            let permits = std::rc::Rc::clone(&answers);
+            let app = App::start(move |mut request| {
+                let permits = std::rc::Rc::clone(&permits);
+                async move {
+                    permits.acquire().await.expect("open").forget();
+                    let mut response = text("ok");
+                    if request.headers().contains_key("upgrade") {
+                        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+                        let echo = http::HeaderValue::from_static("echo");
+                        response.headers_mut().insert("upgrade", echo);
+                        let connection = http::HeaderValue::from_static("upgrade");
+                        response.headers_mut().insert("connection", connection);
+                        let upgraded = hyper::upgrade::on(&mut request);
+                        tokio::task::spawn_local(async move {
+                            // The tunnel lives as long as its client wants.
+                            if let Ok(tunnel) = upgraded.await {
+                                let (mut read, mut write) =
+                                    tokio::io::split(hyper_util::rt::TokioIo::new(tunnel));
+                                let _ = tokio::io::copy(&mut read, &mut write).await;
+                            }
+                        });
+                    }
+                    response
+                }
+            })
+            .await;
+            let limit = LIMIT.to_string();
+            let changes = [("CONTAINER_CONCURRENCY", limit.as_str())];
+            let sidecar = Sidecar::start(app.address, &changes).await;
+            let h2 = crate::client::h2c(sidecar.data).await;
+            let mut clients: Vec<tokio::task::JoinHandle<()>> = Vec::new();
+            for _ in 0..STEPS {
+                match step(&mut random) {
+                    Step::Http1 => {
+                        let data = sidecar.data;
+                        clients.push(tokio::task::spawn_local(async move {
+                            get(data, "/", "").await;
+                        }));
+                    }
+                    Step::Http2 => {
+                        let mut h2 = h2.clone();
+                        clients.push(tokio::task::spawn_local(async move {
+                            // A refusal is an answer too.
+                            let _ = crate::client::h2c_get(&mut h2, "/").await;
+                        }));
+                    }
+                    Step::Upgrade => {
+                        let data = sidecar.data;
+                        clients.push(tokio::task::spawn_local(async move {
+                            let headers = "Upgrade: echo\r\n";
+                            let request = format!(
+                                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n{headers}\r\n"
+                            );
+                            crate::client::send(data, &request).await;
+                        }));
+                    }
+                    Step::Leave(which) => {
+                        if !clients.is_empty() {
+                            let which = which % clients.len();
+                            clients.swap_remove(which).abort();
+                        }
+                    }
+                    Step::Answer => answers.add_permits(random.usize(1..4)),
+                }
+                for _ in 0..random.usize(0..20) {
+                    tokio::task::yield_now().await;
+                }
+                let (executing, _) = sidecar.handle.load();
+                assert!(executing <= LIMIT as u64, "seed {seed}: {executing}");
+            }
+            for client in clients {
+                client.abort();
+            }
+            let handle = sidecar.handle.clone();
+            eventually("every place is free", || {
+                handle.in_flight() == 0 && handle.load() == (0, 0)
+            })
+            .await;
+            // An app may learn of a departure only after the place has gone to the next request,
+            // so its own count proves nothing here. All places can be used again.
+            answers.add_permits(1000);
+            for _ in 0..LIMIT * 2 {
+                assert_eq!(get(sidecar.data, "/", "").await.status, 200, "seed {seed}");
+            }
+        });
+    }
+}

@@ -20,6 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::client::LocalExecutor;
+
 pub(crate) type AppBody = UnsyncBoxBody<Bytes, Broken>;
 
 /// Why an app's body breaks off.
@@ -45,17 +47,6 @@ pub(crate) struct App {
     /// Requests whose handler runs now, and the most there ever were.
     pub(crate) running: Rc<Cell<usize>>,
     pub(crate) most: Rc<Cell<usize>>,
-}
-
-#[derive(Clone, Debug)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
 }
 
 struct Running(Rc<Cell<usize>>);

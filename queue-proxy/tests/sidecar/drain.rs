@@ -217,24 +217,65 @@ fn row_50_upgraded_connections_hold_the_end_back_until_they_close() {
 }
 
 #[test]
-fn a_websocket_that_stays_is_closed_with_1001_when_its_time_is_over() {
+fn a_websocket_that_stays_is_closed_with_1001_at_the_very_end() {
     run(async {
         let app = echo().await;
-        let changes = [("REVISION_TIMEOUT_SECONDS", "2")];
-        let mut sidecar = Sidecar::configured(app, &changes, |config| {
+        let mut sidecar = Sidecar::configured(app, &[], |config| {
             config.options.quiet_period = Duration::from_millis(1);
-            config.options.hijack_drain = Duration::from_millis(1);
-            config.revision_timeout = Duration::from_millis(1500);
         })
         .await;
         let mut client = websocket(sidecar.data).await;
         sidecar.terminate().await;
+        let data = sidecar.data;
+        eventually("the port is closed", || {
+            std::net::TcpStream::connect(data).is_err()
+        })
+        .await;
+        assert_eq!(sidecar.handle.in_flight(), 1);
+        sidecar.handle.cut_short();
         let mut rest = Vec::new();
         // However the connection ends, what came before counts.
         let _ = client.read_to_end(&mut rest).await;
-        // The revision's own timeout cuts it plainly when it comes first.
-        assert!(rest.is_empty() || rest == [0x88, 2, 0x03, 0xe9], "{rest:?}");
+        assert_eq!(rest, [0x88, 2, 0x03, 0xe9]);
         finished(sidecar).await;
+    });
+}
+
+#[test]
+fn a_drain_that_is_cut_short_leaves_nothing_behind() {
+    run(async {
+        let app = App::start(|_| async {
+            std::future::pending::<()>().await;
+            text("never")
+        })
+        .await;
+        let mut sidecar = with_quiet_period(&app, Duration::from_millis(1)).await;
+        let mut client = crate::client::open(sidecar.data, "/").await;
+        let running = app.running.clone();
+        eventually("the app runs", || running.get() == 1).await;
+        sidecar.terminate().await;
+        sidecar.handle.cut_short();
+        let handle = sidecar.handle.clone();
+        finished(sidecar).await;
+        assert_eq!(read_to_end(&mut client).await.status, 0);
+        eventually("the app's request is aborted", || running.get() == 0).await;
+        assert_eq!(handle.in_flight(), 0);
+    });
+}
+
+#[test]
+fn dropping_the_instance_ends_everything_at_once() {
+    run(async {
+        let app = echo().await;
+        let sidecar = Sidecar::start(app, &[]).await;
+        let mut client = websocket(sidecar.data).await;
+        let (data, handle) = (sidecar.data, sidecar.handle.clone());
+        sidecar.finished.abort();
+        let mut rest = Vec::new();
+        // However the connection ends.
+        let _ = client.read_to_end(&mut rest).await;
+        eventually("nothing is in flight", || handle.in_flight() == 0).await;
+        assert!(TcpStream::connect(data).await.is_err());
     });
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use queue_proxy::{Config, Handle, Listeners, QueueProxy};
+use queue_proxy::{Config, Handle, Listeners, QueueProxy, certificates_exist};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -19,6 +19,8 @@ const CONDITION_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Sidecar {
     pub(crate) data: SocketAddr,
+    /// With a certificate only.
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) stats: SocketAddr,
     pub(crate) user_metrics: SocketAddr,
@@ -107,14 +109,20 @@ impl Sidecar {
         configure(&mut config);
         let [data, admin, stats, user_metrics] =
             [bind().await, bind().await, bind().await, bind().await];
+        let tls = if certificates_exist(&config.tls).expect("readable") {
+            Some(bind().await)
+        } else {
+            None
+        };
         let address = |socket: &TcpListener| socket.local_addr().expect("bound");
         let (shutdown, told) = oneshot::channel();
         let proxy = QueueProxy::new(config).expect("starts");
         let handle = proxy.handle();
         let addresses = [&data, &admin, &stats, &user_metrics].map(address);
+        let tls_address = tls.as_ref().map(address);
         let listeners = Listeners {
             data,
-            tls: None,
+            tls,
             admin: Some(admin),
             stats: Some(stats),
             user_metrics: Some(user_metrics),
@@ -128,6 +136,7 @@ impl Sidecar {
         }));
         Self {
             data: addresses[0],
+            tls: tls_address,
             admin: addresses[1],
             stats: addresses[2],
             user_metrics: addresses[3],

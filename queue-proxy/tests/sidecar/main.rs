@@ -1,5 +1,6 @@
 //! A queue-proxy on real sockets between a real client and a small app. The names of tests that
-//! begin with `row_` are rows of the operator documentation's table of edge cases.
+//! begin with `row_` are rows of Knative's table of edge cases
+//! (`docs/queue-proxy.md` lists where we differ on purpose).
 
 mod admission;
 mod app;
@@ -11,3 +12,4 @@ mod probes;
 mod readiness;
 mod statistics;
 mod timeouts;
+mod tls;

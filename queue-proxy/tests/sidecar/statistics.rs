@@ -157,3 +157,114 @@ fn user_metrics_tell_requests_apart_by_status() {
         assert_eq!(refused.header("allow"), Some("GET, HEAD"));
     });
 }
+
+/// How often each status was recorded by one of the histograms, as `200:1 503:2`.
+async fn recorded(sidecar: &Sidecar, histogram: &str) -> String {
+    let scraped = get(sidecar.user_metrics, "/metrics", "").await;
+    let prefix = format!("{histogram}_seconds_count{{");
+    let mut counts: Vec<String> = scraped
+        .body
+        .lines()
+        .filter(|line| line.starts_with(&prefix))
+        .map(|line| {
+            let status = line
+                .split_once("http_response_status_code=\"")
+                .and_then(|(_, rest)| rest.split_once('"'))
+                .expect("a status")
+                .0;
+            let count = line.rsplit_once(' ').expect("a value").1;
+            format!("{status}:{count}")
+        })
+        .collect();
+    counts.sort();
+    counts.join(" ")
+}
+
+/// Compares what server metrics and invocation metrics say once nothing is in flight any more.
+async fn check(sidecar: &Sidecar, what: &str, server: &str, invocation: &str) {
+    let handle = sidecar.handle.clone();
+    eventually("nothing is in flight", || handle.in_flight() == 0).await;
+    assert_eq!(
+        recorded(sidecar, "http_server_request_duration").await,
+        server,
+        "server, {what}"
+    );
+    assert_eq!(
+        recorded(sidecar, "kn_serving_invocation_duration").await,
+        invocation,
+        "invocation, {what}"
+    );
+}
+
+async fn silent() -> App {
+    App::start(|_| async {
+        std::future::pending::<()>().await;
+        text("never")
+    })
+    .await
+}
+
+#[test]
+fn each_recorder_sees_the_status_that_upstreams_sees() {
+    run(async {
+        let closed = crate::instance::bind().await;
+        let nobody = closed.local_addr().expect("bound");
+        drop(closed);
+        let sidecar = Sidecar::start(nobody, &[]).await;
+        assert_eq!(get(sidecar.data, "/", "").await.status, 502);
+        check(&sidecar, "app unreachable", "502:1", "502:1").await;
+
+        let app = silent().await;
+        let sidecar = Sidecar::start(app.address, &[("REVISION_TIMEOUT_SECONDS", "1")]).await;
+        assert_eq!(get(sidecar.data, "/", "").await.status, 504);
+        check(&sidecar, "timeout before the first byte", "504:1", "200:1").await;
+
+        let app = App::start(|_| async {
+            let (sender, response) = crate::app::stream();
+            sender.send(Ok("part")).await.expect("room");
+            tokio::task::spawn_local(async move { sender.closed().await });
+            response
+        })
+        .await;
+        let sidecar = Sidecar::start(app.address, &[("REVISION_TIMEOUT_SECONDS", "1")]).await;
+        assert_eq!(get(sidecar.data, "/", "").await.status, 200);
+        check(&sidecar, "timeout within the response", "200:1", "500:1").await;
+
+        let app = App::start(|_| async {
+            let (sender, response) = crate::app::stream();
+            sender.send(Ok("part")).await.expect("room");
+            tokio::task::spawn_local(async move {
+                tokio::task::yield_now().await;
+                sender.send(Err(crate::app::Broken)).await.expect("room");
+            });
+            response
+        })
+        .await;
+        let sidecar = Sidecar::start(app.address, &[]).await;
+        get(sidecar.data, "/", "").await;
+        check(&sidecar, "app died in its body", "", "500:1").await;
+
+        let app = silent().await;
+        let changes = [
+            ("CONTAINER_CONCURRENCY", "1"),
+            ("PILOTLIGHT_QUEUE_DEPTH", "1"),
+        ];
+        let sidecar = Sidecar::start(app.address, &changes).await;
+        let executing = open(sidecar.data, "/").await;
+        let handle = sidecar.handle.clone();
+        eventually("one executes", || handle.load() == (1, 0)).await;
+        let waiting = open(sidecar.data, "/").await;
+        eventually("one waits", || handle.load() == (1, 1)).await;
+        assert_eq!(get(sidecar.data, "/", "").await.status, 503);
+        drop(waiting);
+        eventually("nobody waits", || handle.load() == (1, 0)).await;
+        drop(executing);
+        check(
+            &sidecar,
+            "full, left the queue, left the app",
+            "200:1 500:1 503:1",
+            "200:1",
+        )
+        .await;
+    });
+}

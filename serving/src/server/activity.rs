@@ -1,17 +1,43 @@
-//! A stream that remembers whether anything was read.
+//! A stream that remembers whether anything was read, and hands out a second handle of its socket
+//! to whoever has to know that the client hung up.
 
+use std::any::Any;
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// Up to this many bytes in several pieces are written as one.
+const GATHERED: usize = 1024;
 
 /// Whether bytes arrived since somebody last asked. Atomic only because hyper wants upgradable
 /// streams to be `Send`; nothing is ordered by it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Activity(Arc<AtomicBool>);
+pub(crate) struct Activity(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    read: AtomicBool,
+    /// Somebody waits for a second handle; looked at whenever hyper flushes.
+    wanted: AtomicBool,
+    handle: Mutex<Handle>,
+}
+
+/// A second handle on its way from the stream to who asked for it.
+#[derive(Debug, Default)]
+struct Handle {
+    waker: Option<Waker>,
+    socket: Option<io::Result<OwnedFd>>,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -24,15 +50,76 @@ pub(crate) struct Observed<I> {
 
 impl Activity {
     pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.read.load(Ordering::Relaxed)
     }
 
     pub(crate) fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.read.store(false, Ordering::Relaxed);
     }
 
     fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.read.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends when the peer has closed its side or the connection broke, although nobody reads.
+    ///
+    /// The kernel reports that only to who watches the socket, and hyper's own watch must not be
+    /// disturbed; so this one has a descriptor of its own for as long as it is polled.
+    pub(crate) async fn hung_up(&self) {
+        let watched = self.second_handle().await;
+        // Out of descriptors, or no socket at all: as if this had not been asked.
+        let Ok(socket) = watched.and_then(|socket| TcpStream::from_std(socket.into())) else {
+            return std::future::pending().await;
+        };
+        while let Ok(ready) = socket.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Bytes that nobody reads yet. Pretending to have read them makes the next edge count,
+            // which brings more of them or the end.
+            let unread = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = socket.try_io(Interest::READABLE, unread);
+        }
+    }
+
+    async fn second_handle(&self) -> io::Result<OwnedFd> {
+        self.0.wanted.store(true, Ordering::Relaxed);
+        poll_fn(|cx| {
+            let mut handle = self.0.handle.lock();
+            match handle.socket.take() {
+                Some(socket) => Poll::Ready(socket),
+                None => {
+                    handle.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes a second handle if somebody wants one.
+    fn offer<I: 'static>(&self, io: &I) {
+        if !self.0.wanted.load(Ordering::Relaxed) {
+            return;
+        }
+        self.0.wanted.store(false, Ordering::Relaxed);
+        let mut handle = self.0.handle.lock();
+        handle.socket = Some(duplicate(io));
+        if let Some(waker) = handle.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A second descriptor of the socket under a stream.
+fn duplicate(io: &dyn Any) -> io::Result<OwnedFd> {
+    let socket = match io.downcast_ref::<TlsStream<TcpStream>>() {
+        Some(tls) => Some(tls.get_ref().0),
+        None => io.downcast_ref::<TcpStream>(),
+    };
+    match socket {
+        Some(socket) => socket.as_fd().try_clone_to_owned(),
+        None => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -63,7 +150,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
+impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -77,7 +164,19 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        // A head with a small body: copying is cheaper than having the kernel gather.
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        match bufs {
+            [only] => Pin::new(&mut self.io).poll_write(cx, only),
+            several if length <= GATHERED => {
+                let mut gathered = SmallVec::<[u8; GATHERED]>::new();
+                several
+                    .iter()
+                    .for_each(|buf| gathered.extend_from_slice(buf));
+                Pin::new(&mut self.io).poll_write(cx, &gathered)
+            }
+            many => Pin::new(&mut self.io).poll_write_vectored(cx, many),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -85,10 +184,81 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes after each poll of a handler.
+        self.activity.offer(&self.io);
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    /// The watch sees the end behind unread bytes, and takes none of them.
+    #[tokio::test]
+    async fn sees_a_hang_up_behind_unread_bytes() {
+        for reset in [false, true] {
+            let (mut client, accepted) = pair().await;
+            let activity = Activity::default();
+            let mut observed = Observed::new(accepted, activity.clone());
+            client.write_all(b"unread").await.unwrap();
+            let mut hung_up = std::pin::pin!(activity.hung_up());
+            let mut poll = async || {
+                poll_fn(|cx| {
+                    let _ = Pin::new(&mut observed).poll_flush(cx);
+                    Poll::Ready(hung_up.as_mut().poll(cx))
+                })
+                .await
+            };
+            for _ in 0..100 {
+                assert!(poll().await.is_pending());
+                tokio::task::yield_now().await;
+            }
+            client.write_all(b" more").await.unwrap();
+            if reset {
+                client.set_zero_linger().unwrap();
+            }
+            drop(client);
+            while poll().await.is_pending() {
+                tokio::task::yield_now().await;
+            }
+            if !reset {
+                let mut text = String::new();
+                let read = tokio::io::AsyncReadExt::read_to_string(&mut observed, &mut text);
+                assert_eq!(read.await.unwrap(), "unread more".len());
+            }
+        }
+    }
+
+    /// What is no socket cannot be watched, and nothing ends.
+    #[tokio::test]
+    async fn other_streams_are_not_watched() {
+        let (_client, server) = tokio::io::duplex(64);
+        let activity = Activity::default();
+        let mut observed = Observed::new(server, activity.clone());
+        let mut hung_up = std::pin::pin!(activity.hung_up());
+        for _ in 0..10 {
+            let ended = poll_fn(|cx| {
+                let _ = Pin::new(&mut observed).poll_flush(cx);
+                Poll::Ready(hung_up.as_mut().poll(cx).is_ready())
+            });
+            assert!(!ended.await);
+        }
     }
 }

@@ -88,6 +88,14 @@ impl Connection {
         Deadline::start(&self.watch.borrow(), timeouts, now)
     }
 
+    /// Ends when the client has hung up while its request's body is not being read: hyper looks at
+    /// the socket only when it reads, so a handler that lets such a request wait has to look itself.
+    /// Never ends on HTTP/2, where the handler is dropped in any case. Takes a file descriptor for
+    /// as long as it is polled. Cancel-safe.
+    pub async fn hung_up(&self) {
+        self.activity.hung_up().await;
+    }
+
     pub(super) fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch.borrow())
     }

@@ -152,7 +152,7 @@ impl Example {
                 collection.record(at(at_second), c, rps);
             }
             let observed = collection.observe(settings.decider.scaling_metric, at(second));
-            let ready = columns[1].parse().unwrap();
+            let ready: u32 = columns[1].parse().unwrap();
             let decision = decider.decide(&settings.decider, observed, ready, at(second));
 
             check_average(row, columns[2], observed.map(|o| o.stable));

@@ -1,0 +1,187 @@
+//! The TLS data port, and apps that are probed over TLS.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::app::App;
+use crate::client::{LocalExecutor, get};
+use crate::instance::{Sidecar, run};
+
+const CERTIFICATE: &str = include_str!("../certificates/first.crt");
+const KEY: &str = include_str!("../certificates/first.key");
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// A sidecar with a certificate.
+async fn secured(app: &App, changes: &[(&str, &str)]) -> (TempDir, Sidecar) {
+    let directory = TempDir::new().expect("a directory");
+    std::fs::write(directory.path().join("tls.crt"), CERTIFICATE).expect("written");
+    std::fs::write(directory.path().join("tls.key"), KEY).expect("written");
+    let sidecar = Sidecar::configured(app.address, changes, |config| {
+        config.tls.directory = directory.path().to_owned();
+    })
+    .await;
+    (directory, sidecar)
+}
+
+async fn handshake(
+    sidecar: &Sidecar,
+    protocol: &str,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let address = sidecar.tls.expect("it has a certificate");
+    let stream = TcpStream::connect(address).await.expect("listening");
+    let name = ServerName::try_from("kn-user-default").expect("a name");
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+#[test]
+fn both_protocols_are_served_over_tls_beside_the_clear_port() {
+    run(async {
+        let app = App::ok().await;
+        let (_directory, sidecar) = secured(&app, &[]).await;
+        let tls13 = &rustls::version::TLS13;
+        let mut stream = handshake(&sidecar, "http/1.1", tls13).await.expect("TLS");
+        stream
+            .write_all(b"GET /secure HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("writable");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("readable");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
+            "{answer}"
+        );
+        assert_eq!(app.last().version, http::Version::HTTP_11);
+
+        let stream = handshake(&sidecar, "h2", tls13).await.expect("TLS");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) =
+            http2::handshake::<_, _, Full<bytes::Bytes>>(LocalExecutor, TokioIo::new(stream))
+                .await
+                .expect("HTTP/2");
+        tokio::task::spawn_local(connection);
+        let request = http::Request::builder()
+            .uri("https://hello.example.com/h2")
+            .body(Full::default())
+            .expect("valid");
+        let answer = sender.send_request(request).await.expect("an answer");
+        let body = answer.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), "ok");
+        assert_eq!(app.last().version, http::Version::HTTP_2);
+
+        assert_eq!(get(sidecar.data, "/", "").await.body, "ok");
+    });
+}
+
+#[test]
+fn row_11_the_admin_port_stays_clear() {
+    run(async {
+        let app = App::ok().await;
+        let (_directory, sidecar) = secured(&app, &[]).await;
+        assert_eq!(get(sidecar.admin, "/", "").await.status, 404);
+        assert_eq!(get(sidecar.stats, "/metrics", "").await.status, 200);
+    });
+}
+
+#[test]
+fn tls_12_needs_to_be_allowed() {
+    run(async {
+        let app = App::ok().await;
+        let tls12 = &rustls::version::TLS12;
+        let (_directory, strict) = secured(&app, &[]).await;
+        assert!(handshake(&strict, "http/1.1", tls12).await.is_err());
+        let (_directory, lenient) = secured(&app, &[("QUEUE_PROXY_TLS_MIN_VERSION", "1.2")]).await;
+        assert!(handshake(&lenient, "http/1.1", tls12).await.is_ok());
+    });
+}
+
+#[test]
+fn row_40_an_app_with_a_self_signed_certificate_can_be_ready() {
+    run(async {
+        let chain = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .expect("PEM");
+        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("PEM");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let app = App::raw(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                let mut stream = acceptor.accept(stream).await.expect("TLS");
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).await.expect("readable");
+                assert!(head[..read].starts_with(b"GET /ready HTTP/1.1\r\n"));
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).await.expect("writable");
+            }
+        })
+        .await;
+        let probe = r#"{"httpGet":{"path":"/ready","port":$PORT,"host":"127.0.0.1","scheme":"HTTPS"},"periodSeconds":1,"timeoutSeconds":5}"#;
+        let sidecar = Sidecar::start(app, &[("SERVING_READINESS_PROBE", probe)]).await;
+        let headers = "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n";
+        assert_eq!(get(sidecar.data, "/", headers).await.body, "queue");
+    });
+}
