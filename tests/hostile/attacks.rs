@@ -19,6 +19,9 @@ const GROWTH: u64 = 64 << 20;
 /// How long an ordinary request may take meanwhile, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A client that reads nothing is not read from for ever: what is not taken for so long never is.
+const STALL: Duration = Duration::from_millis(500);
+
 /// What an attack is run against.
 struct Scene {
     app: App,
@@ -51,8 +54,7 @@ impl Scene {
     async fn flood(&self, client: &mut Client, bytes: &[u8], times: usize) -> bool {
         let flood = async {
             for _ in 0..times {
-                // Whoever reads nothing is not read from for ever.
-                match timeout(Duration::from_secs(2), client.send(bytes)).await {
+                match timeout(STALL, client.send(bytes)).await {
                     Ok(true) => {}
                     Ok(false) | Err(_) => return false,
                 }

@@ -23,7 +23,7 @@ const MOST_TAKEN: usize = 32 << 20;
 const GROWTH: u64 = 32 << 20;
 
 /// Between two pieces that are taken. Longer than that means that nothing is.
-const STALL: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_millis(500);
 
 /// An app that reads heads only, and whose answers have the given bytes and no end. It counts the
 /// bytes that it got rid of.

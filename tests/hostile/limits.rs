@@ -205,3 +205,34 @@ fn a_thousand_slow_clients_are_cheap() {
         .await;
     });
 }
+
+/// Between two protocols nothing is known yet, and the bytes stay in the socket: waiting for more
+/// must not be a busy wait.
+#[test]
+fn half_a_preface_costs_no_cpu_time() {
+    const CLIENTS: usize = 300;
+    with_binary(async {
+        let app = Recorder::start().await;
+        let sidecar = SidecarProcess::start(app.address).await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut stream = connect(sidecar.address).await;
+            stream.write_all(b"PR").await.expect("the sidecar reads");
+            clients.push(stream);
+        }
+        // All have been accepted when this one is answered.
+        let reply = exchange(sidecar.address, GET.as_bytes(), 1).await;
+        assert_eq!(reply.statuses, [200]);
+        let before = sidecar.usage();
+        let quiet = timeout(Duration::from_secs(2), clients[0].readable()).await;
+        assert!(quiet.is_err(), "half a preface was answered");
+        let spent = sidecar.usage().cpu - before.cpu;
+        assert!(spent < Duration::from_millis(300), "{spent:?}");
+        // The other half makes it an ordinary connection.
+        let mut late = clients.pop().expect("there are many");
+        late.write_all(b"OPFIND / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .expect("open");
+        assert_eq!(read(&mut late, 1).await.statuses, [200]);
+    });
+}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long an expected frame may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -242,11 +242,18 @@ impl Client {
     /// frames when the connection ends before it.
     pub async fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let mut seen = Vec::new();
-        while let Some(frame) = self.frame().await {
-            let found = wanted(&frame);
-            seen.push(frame);
-            if found {
-                break;
+        let by = Instant::now() + PATIENCE;
+        loop {
+            match self.frame_by(by).await {
+                Ok(Some(frame)) => {
+                    let found = wanted(&frame);
+                    seen.push(frame);
+                    if found {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => panic!("not what is waited for, and not the end: {seen:?}"),
             }
         }
         seen
