@@ -60,7 +60,7 @@ pub enum Update {
 }
 
 /// The two config maps that act on decisions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
     /// `config-autoscaler`.
     pub autoscaler: config::Autoscaler,

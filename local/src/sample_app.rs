@@ -99,6 +99,8 @@ struct App {
     port: u16,
     /// When the program began and when it listened, on this machine's clock.
     times: Times,
+    /// When the first connection was accepted.
+    connected: Cell<Option<UnixTime>>,
     identity: Vec<(&'static str, String)>,
     connections: Cell<usize>,
     idle: Notify,
@@ -201,6 +203,7 @@ pub async fn serve(
         message,
         port: listener.local_addr()?.port(),
         times,
+        connected: Cell::new(None),
         identity,
         connections: Cell::new(0),
         idle: Notify::new(),
@@ -212,6 +215,9 @@ pub async fn serve(
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    if app.connected.get().is_none() {
+                        app.connected.set(Some(AnchoredClock::new().now()));
+                    }
                     let app = Rc::clone(&app);
                     let closed = closed.clone();
                     tokio::task::spawn_local(async move {

@@ -152,6 +152,14 @@ impl Upstream {
         request: Request<Body>,
         protocol: Protocol,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
+        self.send_boxed(Box::new(request), protocol).await
+    }
+
+    pub(crate) async fn send_boxed(
+        self: &Rc<Self>,
+        request: Box<Request<Body>>,
+        protocol: Protocol,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
         match protocol {
             Protocol::Http1 => http1::send(self, request).await,
             Protocol::Http2 => Box::pin(http2::send(self, request)).await,

@@ -19,6 +19,7 @@ mod sniff;
 mod vet;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -35,7 +36,7 @@ use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::activity::{Activity, Observed};
-use self::connection::Answer;
+pub(crate) use self::connection::Busy;
 pub use self::connection::Connection;
 pub use self::shutdown::Shutdown;
 use self::sniff::Sniffed;
@@ -277,17 +278,17 @@ impl<H: Handler> Server<H> {
         self: &Rc<Self>,
         request: Request<Incoming>,
         connection: &Rc<Connection>,
-    ) -> impl Future<Output = Result<Response<Answer<H::Guard>>, std::convert::Infallible>> + use<H>
-    {
+    ) -> impl Future<Output = Result<Response<Body<H::Guard>>, Infallible>> + use<H> {
         let handler = Rc::clone(&self.handler);
         let max_headers = self.options.max_headers;
         let busy = connection.begin();
         async move {
-            let response = match vet::refusal(&request, max_headers) {
+            let mut response = match vet::refusal(&request, max_headers) {
                 Some(refusal) => refusal,
                 None => handler.handle(request, busy.connection()).await,
             };
-            Ok(response.map(|body| Answer::new(body, busy)))
+            response.body_mut().keep_busy(busy);
+            Ok(response)
         }
     }
 }

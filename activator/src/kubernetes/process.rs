@@ -124,9 +124,14 @@ pub async fn run(
     };
     tracing::info!("addresses come from {source}");
     let (synced, listed) = oneshot::channel();
-    let watches = Watches::new(&client, slices, updates);
+    let watches = Watches::new(&client, slices, updates.clone());
     tasks.spawn_local(watches.run(synced));
     listed.await.map_err(|_| StartError::Watches)?;
+    // What has left the channel is applied: the driver does that without yielding.
+    while updates.capacity() < updates.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    drop(updates);
 
     let follower = activator.clone();
     tasks.spawn_local(async move {

@@ -25,7 +25,7 @@ use super::events::Recorder;
 use super::index::TargetKind;
 use super::objects::{Metric, PodAutoscaler, ServerlessService};
 use crate::pod_autoscaler::{PodAutoscalerStatus, ScaleTargetRef};
-use crate::world::{Action, FailedAction, Failure, Update};
+use crate::world::{Action, Failure, Update};
 
 /// Revisions that are written at a time; the client's rate limit is the tighter bound.
 const MAX_WRITERS: usize = 64;

@@ -56,8 +56,9 @@ pub(super) struct Elector {
 // === impl Buckets ===
 
 impl Buckets {
-    pub(super) fn new(set: BucketSet, all: bool) -> Self {
-        let owned = vec![all; set.names().len()];
+    /// None is owned yet.
+    pub(super) fn new(set: BucketSet) -> Self {
+        let owned = vec![false; set.names().len()];
         Self {
             set: Arc::new(set),
             owned: Arc::new(RwLock::new(owned)),

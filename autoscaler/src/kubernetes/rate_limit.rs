@@ -1,28 +1,27 @@
 //! Requests per second that this process sends to the API server (client-go's `flowcontrol`): a
 //! layer in front of kube's client.
 
-use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
 
 /// Lets through `qps` requests in a second, and `burst` at once after a pause.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct RateLimitLayer {
-    bucket: Arc<Mutex<Bucket>>,
+    interval: Duration,
+    burst: u32,
 }
 
-/// A service behind a [`RateLimitLayer`].
-#[derive(Clone, Debug)]
+/// A service behind a [`RateLimitLayer`]. It becomes ready when a request may start, so that what
+/// waits, waits in the client's own queue and in its order.
+#[derive(Debug)]
 pub(super) struct RateLimit<S> {
     inner: S,
-    bucket: Arc<Mutex<Bucket>>,
+    bucket: Bucket,
+    token: Token,
 }
 
 /// Tokens as a time: that at which the bucket would be full again.
@@ -33,9 +32,19 @@ struct Bucket {
     full_at: Option<Instant>,
 }
 
+/// What the next request needs.
+#[derive(Debug)]
+enum Token {
+    None,
+    /// Taken, and usable from a time on.
+    Due(Pin<Box<Sleep>>),
+    Ready,
+}
+
 // === impl RateLimitLayer ===
 
 impl RateLimitLayer {
+    /// No rate at all, or a negative one, is no limit.
     pub(super) fn new(qps: f64, burst: u32) -> Self {
         let interval = if qps > 0.0 {
             Duration::try_from_secs_f64(1.0 / qps).unwrap_or(Duration::ZERO)
@@ -43,11 +52,16 @@ impl RateLimitLayer {
             Duration::ZERO
         };
         Self {
-            bucket: Arc::new(Mutex::new(Bucket {
-                interval,
-                burst: burst.max(1),
-                full_at: None,
-            })),
+            interval,
+            burst: burst.max(1),
+        }
+    }
+
+    fn bucket(self) -> Bucket {
+        Bucket {
+            interval: self.interval,
+            burst: self.burst,
+            full_at: None,
         }
     }
 }
@@ -58,7 +72,8 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> Self::Service {
         RateLimit {
             inner,
-            bucket: Arc::clone(&self.bucket),
+            bucket: self.bucket(),
+            token: Token::None,
         }
     }
 }
@@ -77,43 +92,31 @@ impl Bucket {
 
 // === impl RateLimit ===
 
-impl<S, R> Service<R> for RateLimit<S>
-where
-    S: Service<R> + Clone + Send + 'static,
-    S::Future: Send,
-    R: Send + 'static,
-{
+impl<S: Service<R>, R> Service<R> for RateLimit<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+    type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if matches!(self.token, Token::None) {
+            let now = Instant::now();
+            let start = self.bucket.take(now);
+            self.token = if start > now {
+                Token::Due(Box::pin(tokio::time::sleep_until(start)))
+            } else {
+                Token::Ready
+            };
+        }
+        if let Token::Due(sleep) = &mut self.token {
+            ready!(sleep.as_mut().poll(cx));
+            self.token = Token::Ready;
+        }
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let now = Instant::now();
-        let start = self.bucket.lock().take(now);
-        // The service that was polled ready is the one to be called.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(async move {
-            if start > now {
-                tokio::time::sleep_until(start).await;
-            }
-            inner.call(request).await
-        })
-    }
-}
-
-impl fmt::Display for RateLimitLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bucket = self.bucket.lock();
-        write!(
-            f,
-            "one request in {:?}, burst {}",
-            bucket.interval, bucket.burst
-        )
+        self.token = Token::None;
+        self.inner.call(request)
     }
 }
 
@@ -124,8 +127,7 @@ mod tests {
     #[test]
     fn a_burst_goes_at_once_and_the_rest_at_its_rate() {
         let now = Instant::now();
-        let layer = RateLimitLayer::new(10.0, 3);
-        let mut bucket = layer.bucket.lock();
+        let mut bucket = RateLimitLayer::new(10.0, 3).bucket();
         let mut delay = || bucket.take(now) - now;
         let tenth = Duration::from_millis(100);
         assert_eq!([delay(), delay(), delay()], [Duration::ZERO; 3]);
@@ -135,8 +137,7 @@ mod tests {
     #[test]
     fn a_pause_fills_the_bucket_and_no_more_than_that() {
         let mut now = Instant::now();
-        let layer = RateLimitLayer::new(10.0, 2);
-        let mut bucket = layer.bucket.lock();
+        let mut bucket = RateLimitLayer::new(10.0, 2).bucket();
         for _ in 0..5 {
             bucket.take(now);
         }
@@ -149,9 +150,9 @@ mod tests {
     #[test]
     fn no_rate_is_no_limit() {
         let now = Instant::now();
-        let layer = RateLimitLayer::new(0.0, 1);
+        let mut bucket = RateLimitLayer::new(0.0, 1).bucket();
         for _ in 0..100 {
-            assert_eq!(layer.bucket.lock().take(now), now);
+            assert_eq!(bucket.take(now), now);
         }
     }
 }

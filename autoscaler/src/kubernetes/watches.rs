@@ -35,7 +35,7 @@ const KINDS_CAPACITY: usize = 16;
 #[derive(Debug)]
 pub(super) enum Change<K> {
     Apply(K),
-    Delete(ObjectMeta),
+    Delete(Box<ObjectMeta>),
     /// These and no others exist.
     Replace(Vec<K>),
 }
@@ -79,7 +79,7 @@ where
             }
             Ok(Event::InitDone) => Change::Replace(std::mem::take(&mut listed)),
             Ok(Event::Apply(object)) => Change::Apply(object),
-            Ok(Event::Delete(object)) => Change::Delete(object.meta().clone()),
+            Ok(Event::Delete(object)) => Change::Delete(Box::new(object.meta().clone())),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "watch broke");
                 continue;

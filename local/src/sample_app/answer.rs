@@ -137,6 +137,7 @@ fn environment(app: &App) -> Value {
     for (name, time) in [
         ("startedAt", app.times.started),
         ("listeningAt", app.times.listening),
+        ("connectedAt", app.connected.get().unwrap_or_default()),
         ("receivedAt", AnchoredClock::new().now()),
     ] {
         environment.insert(name.to_owned(), time.nanos().into());

@@ -40,21 +40,21 @@ pub(super) struct Lease {
 
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, ForwardError> {
     while let Some(sender) = upstream.take_idle() {
         let replay = Replay::of(&request);
         match exchange(upstream, sender, request).await {
             Ok(response) => return Ok(response),
-            Err(Failure::Unsent(unsent, _)) => request = *unsent,
+            Err(Failure::Unsent(unsent, _)) => request = unsent,
             Err(Failure::Unanswered(error)) => match replay {
-                Some(replay) => request = replay.request(),
+                Some(replay) => request = Box::new(replay.request()),
                 None => return Err(Failure::Unanswered(error).into()),
             },
             Err(broken) => return Err(broken.into()),
         }
     }
-    match connect(upstream).await {
+    match Box::pin(connect(upstream)).await {
         Ok(sender) => Ok(exchange(upstream, sender, request).await?),
         Err(error) => Err(error.with_request(request)),
     }
@@ -74,7 +74,7 @@ impl From<Failure> for ForwardError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unsent(unsent, error) => {
-                ForwardError::transport(&error, false).with_request(*unsent)
+                ForwardError::transport(&error, false).with_request(unsent)
             }
             Failure::Unanswered(error) => ForwardError::transport(&error, false),
             Failure::Broken(error) => ForwardError::transport(&error, true),
@@ -85,10 +85,10 @@ impl From<Failure> for ForwardError {
 async fn exchange(
     upstream: &Rc<Upstream>,
     mut sender: Sender,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, Failure> {
     sender.activity.clear();
-    match sender.requests.try_send_request(request).await {
+    match sender.requests.try_send_request(*request).await {
         Ok(response) => Ok(response.map(|incoming| upstream.lend(sender, incoming))),
         Err(mut failed) => {
             let unsent = failed.take_message();
