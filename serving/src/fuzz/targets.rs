@@ -14,8 +14,11 @@ pub use crate::server::fuzz::{http1, http2};
 use crate::stat::{Stat, WireStatMessages, count_messages};
 pub use crate::upgrade::fuzz::websocket;
 
+/// Panics when its statement does not hold for these bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target with the name of its corpus.
-pub const ALL: [(&str, fn(&[u8])); 9] = [
+pub const ALL: [(&str, Target); 9] = [
     ("environment", environment),
     ("headers", headers),
     ("http1", http1),
