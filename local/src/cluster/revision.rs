@@ -196,8 +196,7 @@ impl Revision {
         let proxied = sks.spec.mode != Some(OperationMode::Serve) || !any_ready;
         let status = &mut sks.status;
         status.service_name.clone_from(&self.id.name);
-        status.private_service_name =
-            activator::private_service::private_service(&self.id.name).into_owned();
+        status.private_service_name = activator::private_service::private_service(&self.id.name);
         status.mark_activator_endpoints_populated(proxied, now);
         if any_ready {
             status.mark_endpoints_ready(now);
