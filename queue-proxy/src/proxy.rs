@@ -210,7 +210,11 @@ impl QueueProxy {
             .exports
             .spawn(&mut servers.background, metrics.as_ref(), clock);
         let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels);
-        servers.data.serve(data, stack, ServerOptions::default());
+        let options = ServerOptions {
+            header_read_timeout: self.config.options.header_read_timeout,
+            ..ServerOptions::default()
+        };
+        servers.data.serve(data, stack, options);
         let statistics = Statistics::new(&self.config.identity.pod, now);
         let reporter = {
             let statistics = Rc::clone(&statistics);

@@ -12,8 +12,8 @@ pub mod config;
 pub mod deadline;
 pub mod environment;
 pub mod forward;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod go;
 pub mod hash;
 pub mod header;
