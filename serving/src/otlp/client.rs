@@ -65,6 +65,11 @@ pub(super) struct Client {
     connection: Option<Connection>,
 }
 
+/// Boxed, because nothing is sent often and hyper's client is large for every type of stream.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 struct Connection {
     sender: Sender,
     _driver: Driver,
@@ -208,18 +213,15 @@ impl Client {
         // A message is written as one; nothing is gained by waiting for more.
         let _ = stream.set_nodelay(true);
         match &self.connector {
-            None => self.handshake(stream).await,
+            None => self.handshake(Box::new(stream)).await,
             Some(connector) => {
                 let stream = connector.connect(stream, host).await.map_err(failed)?;
-                self.handshake(stream).await
+                self.handshake(Box::new(stream)).await
             }
         }
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<Connection, ExportError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
+    async fn handshake(&self, stream: Box<dyn Stream>) -> Result<Connection, ExportError> {
         let stream = TokioIo::new(stream);
         let (sender, task) = match self.settings.protocol {
             Protocol::HttpProtobuf => {
