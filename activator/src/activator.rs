@@ -6,10 +6,12 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
@@ -92,16 +94,18 @@ impl Activator {
 
     /// Serves a request through the whole chain, probes included. Dropping the future (the client
     /// left) takes the request out of its queue, or aborts the exchange.
-    pub async fn handle(
+    // Not an async function: that would keep a place for the request beside the one of `dispatch`.
+    pub fn handle(
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
-    ) -> Response<ActivatorBody> {
+    ) -> impl Future<Output = Response<ActivatorBody>> {
         if let Some(answer) = probe_handler::answer(&request, || self.health()) {
-            return answer.map(|text| Body::full(Bytes::from(text), None));
+            let answer = answer.map(|text| Body::full(Bytes::from(text), None));
+            return Either::Left(std::future::ready(answer));
         }
         request.headers_mut().remove(&header::HASH);
-        self.dispatch(request, connection).await
+        Either::Right(self.dispatch(request, connection))
     }
 
     /// Serves a request that is no probe of the platform: the entry for a front in the same process,
@@ -124,7 +128,9 @@ impl Activator {
         let deadline = connection.deadline_at(&entry.timeouts(), arrived);
         let line = shared.request_log.line(&request, connection);
         let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
-        let work = shared.proxy(&entry, request, connection);
+        let mut prepared = Some(shared.prepare(request, connection));
+        // Pinned here, or the deadline's future would hold it twice.
+        let work = pin!(shared.proxy(&entry, &mut prepared, connection));
         let result = match deadline.limit(work).await {
             Ok(result) => result,
             Err(expired) => Err(Failure::Expired(expired)),
@@ -212,12 +218,12 @@ impl Activator {
 impl Handler for Activator {
     type Guard = Option<Exchange>;
 
-    async fn handle(
+    fn handle(
         &self,
         request: Request<Incoming>,
         connection: &Connection,
-    ) -> Response<ActivatorBody> {
-        Activator::handle(self, request, connection).await
+    ) -> impl Future<Output = Response<ActivatorBody>> {
+        Activator::handle(self, request, connection)
     }
 }
 
@@ -264,11 +270,10 @@ impl Shared {
     async fn proxy(
         &self,
         entry: &Arc<Entry>,
-        request: Request<Incoming>,
+        request: &mut Option<Request<Body>>,
         connection: &Connection,
     ) -> Result<(Forwarded, Slot), Failure> {
         let throttler = &entry.throttler;
-        let mut request = Some(self.prepare(request, connection));
         let mut acquire = throttler.acquire();
         let mut redispatches = 0;
         let mut connects = 0;
@@ -284,7 +289,9 @@ impl Shared {
                 0 => None,
                 _ => spare(&sent),
             };
-            match forward::exchange(&upstream, sent).await {
+            // Boxed: its size would be that of every request that waits, and of every connection
+            // that idles.
+            match Box::pin(forward::exchange(&upstream, sent)).await {
                 Ok(mut forwarded) => {
                     let headers = forwarded.response.headers_mut();
                     headers.remove(&LOAD);
@@ -299,7 +306,7 @@ impl Shared {
                         return Ok((forwarded, slot));
                     }
                     redispatches += 1;
-                    request = spare;
+                    *request = spare;
                 }
                 Err(failed) => {
                     if !failed.nothing_written() {
@@ -311,7 +318,7 @@ impl Shared {
                         return Err(Failure::Forward(failed));
                     }
                     connects += 1;
-                    request = failed.into_request();
+                    *request = failed.into_request();
                 }
             }
             // In line before the slot is free, so that it keeps its turn.

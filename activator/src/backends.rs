@@ -1,7 +1,7 @@
 //! Which destinations of a revision are usable: listed addresses and probe answers in, probes to
 //! make and usable destinations out.
 //!
-//! A pure state machine; [`crate::prober`] makes the probes and keeps time. Every answer is acted
+//! A pure state machine; the prober makes the probes and keeps time. Every answer is acted
 //! on at once, so a pod gets its first request as soon as its own probe passed, whatever the other
 //! probes do. Upstream: `revisionWatcher` in `pkg/activator/net/revision_backends.go`, which works
 //! in batches. On purpose we also

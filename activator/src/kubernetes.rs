@@ -1,11 +1,12 @@
 //! The cluster: watches of Revisions, Endpoints (or EndpointSlices) and Services become plain
-//! [`crate::Update`]s.
+//! [`crate::Update`]s, ConfigMaps become settings, and the process starts and drains as a pod does.
 //!
 //! `objects` says what is read of each object, `index` joins them, `watches` talks to the API
 //! server. Nothing is ever written to it.
 
+pub mod config_maps;
+pub mod flags;
 pub mod index;
 pub mod objects;
+pub mod process;
 pub mod watches;
-
-pub use watches::{Watches, may_list_endpoint_slices};

@@ -6,11 +6,35 @@
 //! halves: an [`Activator`] that answers requests and a [`Driver`] that keeps its picture of the
 //! world. Both belong to one `LocalRuntime`. Nothing in the default parts knows Kubernetes; the
 //! watches live behind the feature `kubernetes`.
+//!
+//! # Where this differs from upstream on purpose
+//!
+//! Numbers are those of the table of edge cases that the tests name (`edge_case_<number>`).
+//!
+//! - Queues are bounded, per revision and in all ([`Limits`]); past a bound the answer is 503 with
+//!   `Retry-After` (16, 17: the defaults are above upstream's nominal depth).
+//! - A request is bound to a pod when a slot is free there, under one lock: there is no revision
+//!   breaker beside the pods' own, so requests that still run on a pod that left do not keep another
+//!   pod's slot from a waiter (18 holds for the ClusterIP).
+//! - A pod that takes no connection is left for another one, if there is any (13), and is out of
+//!   rotation until a probe passes again (76).
+//! - A queue-proxy of ours that is full says so, and a request without a body goes to another pod.
+//! - A timeout after the response has begun aborts the stream instead of appending a text (47).
+//! - A tunnel ends at the total timeout, not at the shortest of the three (46), and is awaited when
+//!   draining.
+//! - The ClusterIP is given up at scale to zero, so that direct addressing gets another chance (30).
+//! - Each probe is acted on by itself, and one that timed out gets more time (33); an address that
+//!   moves from ready to not ready stays in rotation until its new probe has failed (26).
+//! - Who waits for a revision that is deleted is told at once (500) instead of at its timeout.
+//! - A client that hangs up is noticed although its request's body is unread (51).
+//! - `server_address` and `server_port` are no labels: a client chooses them.
+//! - Errors made here carry their reason in a header of ours, and are counted by it.
 
 pub mod activator;
 pub mod backends;
 pub mod capacity;
 pub mod concurrency_reporter;
+pub mod config;
 pub mod driver;
 pub mod endpoints;
 pub mod error;

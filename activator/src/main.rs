@@ -1,1 +1,166 @@
-fn main() {}
+//! The activator's process in a cluster: command line, environment, log and signals around
+//! [`activator::kubernetes::process`].
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use activator::config::Config;
+use activator::kubernetes::flags::Flags;
+use activator::kubernetes::{config_maps, process};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serving::config::Logging;
+use serving::environment::ProcessEnvironment;
+use serving::lifecycle::signals;
+use serving::telemetry::{LineWriter, LogLayer, LogOutput, LogSettings};
+use tracing_subscriber::layer::SubscriberExt;
+
+const HELP: &str = "\
+Knative Serving's activator: holds requests for revisions without ready pods, has them woken, and
+releases, balances and routes them.
+
+Usage: activator [--kubeconfig FILE] [--server URL] [--cluster NAME]
+
+Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its own:
+
+  PILOTLIGHT_MAX_QUEUED_PER_REVISION  requests of one revision that may wait (default: 20000)
+  PILOTLIGHT_MAX_QUEUED               requests of all revisions that may wait (default: 40000)
+
+SIGTERM or SIGINT drains and exits with 0; a second one exits at once with 1. A configuration that
+cannot be used exits with 1; wrong arguments exit with 2.
+";
+
+/// Exit code for wrong arguments.
+const USAGE: u8 = 2;
+
+/// The component's name in `config-logging`.
+const COMPONENT: &str = "activator";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--help" | "-h") => return print(HELP),
+        Some("--version") => {
+            return print(concat!("activator ", env!("CARGO_PKG_VERSION"), "\n"));
+        }
+        _ => {}
+    }
+    let flags = match Flags::parse(arguments) {
+        Ok(flags) => flags,
+        Err(error) => {
+            complain(&format!("{error}\n{HELP}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").ok();
+    let config = match Config::from_environment(&ProcessEnvironment, resolv_conf.as_deref()) {
+        Ok(config) => config,
+        Err(problems) => {
+            complain(&format!("{problems}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(flags, config)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{}\n", describe(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
+    let (first, second) = signals()?;
+    // A second provider among the dependencies must not make the choice ambiguous later.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = client(flags).await?;
+    let started = async {
+        process::check_version(&client, config.kubernetes_min_version).await?;
+        let configuration = config_maps::read(
+            &client,
+            &config.system_namespace,
+            &config.config_logging,
+            &config.config_observability,
+        )
+        .await?;
+        let log = install_log(&configuration.logging, &config.options.pod_name)?;
+        // Request log lines go to standard output, wherever the log itself goes.
+        let lines = LineWriter::stdout()?;
+        let run = process::run(config, configuration, client.clone(), lines.clone(), first);
+        let result = Box::pin(run).await;
+        lines.flush();
+        log.flush();
+        Ok::<(), Box<dyn Error>>(result?)
+    };
+    tokio::select! {
+        result = Box::pin(started) => result,
+        () = second => std::process::exit(1),
+    }
+}
+
+async fn client(flags: Flags) -> Result<kube::Client, Box<dyn Error>> {
+    let options = KubeConfigOptions {
+        cluster: flags.cluster,
+        ..KubeConfigOptions::default()
+    };
+    let mut config = match flags.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(file, &options).await?
+        }
+        None => kube::Config::infer().await?,
+    };
+    if let Some(server) = flags.server {
+        config.cluster_url = server.parse()?;
+    }
+    Ok(kube::Client::try_from(config)?)
+}
+
+fn install_log(logging: &Logging, pod: &str) -> io::Result<LineWriter> {
+    let level = logging.levels.get(COMPONENT);
+    let level = level.map_or_else(String::new, |level| format!("{level:?}").to_lowercase());
+    let (settings, problem) = LogSettings::read(&logging.zap_config, &level);
+    let writer = match settings.output {
+        LogOutput::Stdout => LineWriter::stdout()?,
+        LogOutput::Stderr => LineWriter::stderr()?,
+    };
+    let constant = [("knative.dev/pod", pod)];
+    let layer = LogLayer::new(settings, COMPONENT, &constant, writer.clone());
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+        .map_err(io::Error::other)?;
+    if let Some(problem) = problem {
+        tracing::warn!(error = %problem, "zap-logger-config is not used");
+    }
+    Ok(writer)
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Without a standard error there is nobody to tell.
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// An error with its causes on one line.
+fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -44,7 +44,8 @@ pub struct ProbeOptions {
 pub struct Limits {
     /// Requests of one revision that wait for a slot.
     pub max_queued_per_revision: usize,
-    /// Requests of all revisions that wait for a slot.
+    /// Requests of all revisions that wait for a slot; the last tenth is for revisions with short
+    /// queues.
     pub max_queued: usize,
     /// See [`MAX_REDISPATCHES`].
     pub max_redispatches: u32,

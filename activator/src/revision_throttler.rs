@@ -98,6 +98,11 @@ struct Waiter {
     refused: bool,
 }
 
+/// One place in so many is kept for revisions with short queues.
+const RESERVED_SHARE: usize = 10;
+/// A queue is short below one place in so many.
+const SMALL_SHARE: usize = 100;
+
 /// Wakers to call after the lock is gone.
 type Wakers = SmallVec<[Waker; 4]>;
 
@@ -117,8 +122,16 @@ impl QueueBudget {
         self.queued.load(Ordering::Relaxed)
     }
 
-    fn try_take(&self) -> bool {
-        let limit = self.limits.max_queued;
+    /// A place for a request of a revision of which `own` wait already. The last tenth of all
+    /// places is for revisions that have less than a hundredth of them, so that a few revisions with
+    /// long queues do not keep every other one from being woken.
+    fn try_take(&self, own: usize) -> bool {
+        let all = self.limits.max_queued;
+        let limit = if own < (all / SMALL_SHARE).max(1) {
+            all
+        } else {
+            all - all / RESERVED_SHARE
+        };
         self.queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
                 (queued < limit).then_some(queued + 1)
@@ -196,7 +209,7 @@ impl RevisionThrottler {
             self.budget.queued.fetch_add(1, Ordering::Relaxed);
         } else if state.queued >= self.budget.limits.max_queued_per_revision {
             return Place::Refused(Refused::RevisionQueueFull);
-        } else if !self.budget.try_take() {
+        } else if !self.budget.try_take(state.queued) {
             return Place::Refused(Refused::QueuesFull);
         }
         Place::Waiting(state.push(again))

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -148,7 +149,10 @@ impl StatConnection {
         }
     }
 
-    async fn exchange(&mut self, mut socket: Socket) -> Broken {
+    async fn exchange<S>(&mut self, mut socket: WebSocketStream<S>) -> Broken
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut pings = tokio::time::interval(PING_PERIOD);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dead = Instant::now() + PONG_TIMEOUT;
@@ -189,6 +193,7 @@ fn pause(attempt: i32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
 
@@ -242,6 +247,59 @@ mod tests {
         let mut seen = Seen::default();
         tokio::join!(connection.run(&mut seen), server);
         assert_eq!((seen.ups, seen.downs), (2, 2));
+    }
+
+    /// Edge case 44: without a pong for 10 s the connection is given up, though data flows.
+    #[tokio::test(start_paused = true)]
+    async fn edge_case_44_no_pong() {
+        let (_sink, mut connection) = stat_sink("ws://unused");
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (ours, theirs) = tokio::join!(
+            WebSocketStream::from_raw_socket(ours, Role::Client, None),
+            WebSocketStream::from_raw_socket(theirs, Role::Server, None),
+        );
+        let start = Instant::now();
+        let (mut write, _never_read) = theirs.split();
+        let data = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let frame = Message::Binary(Bytes::from_static(b"data"));
+                write.send(frame).await.unwrap();
+            }
+        };
+        let why = tokio::select! {
+            why = connection.exchange(ours) => why,
+            () = data => unreachable!("data flows for ever"),
+        };
+        assert!(matches!(why, Broken::NoPong), "{why}");
+        assert_eq!(Instant::now() - start, PONG_TIMEOUT);
+    }
+
+    /// Pongs keep it alive; a silent end is noticed at once.
+    #[tokio::test(start_paused = true)]
+    async fn pongs_keep_the_connection() {
+        let (_sink, mut connection) = stat_sink("ws://unused");
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (ours, mut theirs) = tokio::join!(
+            WebSocketStream::from_raw_socket(ours, Role::Client, None),
+            WebSocketStream::from_raw_socket(theirs, Role::Server, None),
+        );
+        let start = Instant::now();
+        let peer = async {
+            // Reading answers the pings.
+            let minute = tokio::time::sleep(Duration::from_secs(60));
+            tokio::pin!(minute);
+            loop {
+                tokio::select! {
+                    message = theirs.next() => drop(message.unwrap().unwrap()),
+                    () = &mut minute => break,
+                }
+            }
+            drop(theirs);
+        };
+        let (why, ()) = tokio::join!(connection.exchange(ours), peer);
+        assert!(!matches!(why, Broken::NoPong), "{why}");
+        assert_eq!(Instant::now() - start, Duration::from_secs(60));
     }
 
     async fn next_data(socket: &mut WebSocketStream<TcpStream>) -> Bytes {

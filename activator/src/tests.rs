@@ -30,7 +30,7 @@ use crate::{Activator, Backends, Options, Revision, RevisionSnapshot, UPDATES_CA
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test on a runtime of its own.
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(Default::default())

@@ -195,3 +195,43 @@ impl Trackers {
         &self.assigned
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dest(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 8012))
+    }
+
+    fn pods(last: &[u8]) -> Usable {
+        Usable::Pods(last.iter().copied().map(dest).collect())
+    }
+
+    /// Edge case 22: public Endpoints that list pods leave number and place as they were.
+    #[test]
+    fn edge_case_22_serve_mode_keeps_the_index() {
+        let mut trackers = Trackers::new(10);
+        trackers.update(&pods(&[1, 2, 3, 4]));
+        assert!(trackers.public_endpoints(&["10.1.0.1", "10.1.0.2"], "10.1.0.2"));
+        assert_eq!((trackers.index(), trackers.activators()), (Some(1), 2));
+        assert_eq!(trackers.capacity(), 20);
+        assert!(!trackers.public_endpoints(&["10.0.0.1", "10.0.0.2"], "10.1.0.2"));
+        assert_eq!((trackers.index(), trackers.activators()), (Some(1), 2));
+        let assigned: Vec<_> = trackers.assigned().iter().map(|it| it.dest()).collect();
+        assert_eq!(assigned, [dest(3), dest(4)]);
+    }
+
+    /// Pods that stay keep their requests in flight; one that comes back is a new one.
+    #[test]
+    fn trackers_survive_while_listed() {
+        let mut trackers = Trackers::new(1);
+        trackers.update(&pods(&[1]));
+        let held = trackers.acquire(0, |_| 0).unwrap();
+        trackers.update(&pods(&[1, 2]));
+        assert_eq!(trackers.acquire(1, |_| 0).unwrap().dest(), dest(2));
+        trackers.update(&pods(&[]));
+        trackers.update(&pods(&[1]));
+        assert!(!Arc::ptr_eq(&held, &trackers.acquire(2, |_| 0).unwrap()));
+    }
+}

@@ -23,6 +23,8 @@ const ROUNDING: f64 = 1e6;
 /// Weighted buckets whose weight has fallen by this factor since the newest filled bucket cannot
 /// change a double any more.
 const NEGLIGIBLE: f64 = 1e-30;
+/// After how many buckets that is looked at.
+const NEGLIGIBLE_CHECK: usize = 64;
 const SECOND_NS: i64 = 1_000_000_000;
 
 /// A ring of buckets with `N` values each.
@@ -186,24 +188,25 @@ impl<const N: usize> Buckets<N> {
         if age > 0 {
             weight *= decay.powf(age as f64);
         }
-        let mut sum = 0.0;
-        let mut least_weight = 0.0;
         let newest = self.position(last);
         let counted = usize::try_from(self.slots.len() as i64 - age).unwrap_or(0);
         let newest_first = self.slots[..=newest]
             .iter()
             .rev()
-            .chain(self.slots[newest + 1..].iter().rev());
-        for values in newest_first.take(counted) {
-            if values[lane] != 0.0 {
-                sum += values[lane] * weight;
-                if least_weight == 0.0 {
+            .chain(self.slots[newest + 1..].iter().rev())
+            .take(counted);
+        let mut sum = 0.0;
+        let mut least_weight = 0.0;
+        for (position, values) in newest_first.enumerate() {
+            sum += values[lane] * weight;
+            weight *= decay;
+            if position % NEGLIGIBLE_CHECK == 0 {
+                if weight < least_weight {
+                    break;
+                }
+                if sum != 0.0 && least_weight == 0.0 {
                     least_weight = weight * NEGLIGIBLE;
                 }
-            }
-            weight *= decay;
-            if weight < least_weight {
-                break;
             }
         }
         sum

@@ -26,6 +26,8 @@ pub struct Done {
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Where the last answer's body begins.
+    body: usize,
 }
 
 impl Connection {
@@ -39,6 +41,7 @@ impl Connection {
         Ok(Self {
             stream,
             buffer: Vec::with_capacity(1024),
+            body: 0,
         })
     }
 
@@ -50,17 +53,23 @@ impl Connection {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         loop {
-            if let Some((status, length)) = head(&self.buffer)? {
-                while self.buffer.len() < length {
+            if let Some(head) = head(&self.buffer)? {
+                while self.buffer.len() < head.body + head.length {
                     self.fill().await?;
                 }
-                return Ok(status);
+                self.body = head.body;
+                return Ok(head.status);
             }
             if self.buffer.len() > HEAD_LIMIT {
                 bail!("the answer's head is longer than {HEAD_LIMIT} bytes");
             }
             self.fill().await?;
         }
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        &self.buffer[self.body..]
     }
 
     async fn fill(&mut self) -> anyhow::Result<()> {
@@ -71,8 +80,18 @@ impl Connection {
     }
 }
 
-/// Status and total length of the answer at the start of `buffer`, once its head is complete.
-fn head(buffer: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
+/// What the reader must know of an answer's head.
+#[derive(Debug, PartialEq)]
+struct Head {
+    status: u16,
+    /// Where the body begins.
+    body: usize,
+    /// Bytes of the body.
+    length: usize,
+}
+
+/// The head at the start of `buffer`, once it is complete.
+fn head(buffer: &[u8]) -> anyhow::Result<Option<Head>> {
     let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -81,18 +100,27 @@ fn head(buffer: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
         .get(9..12)
         .and_then(|digits| digits.parse().ok())
         .context("no status")?;
-    let length: usize = text
+    let length = text
         .lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .and_then(|(_, value)| value.trim().parse().ok())
         .context("the answer has no Content-Length")?;
-    Ok(Some((status, end + 4 + length)))
+    Ok(Some(Head {
+        status,
+        body: end + 4,
+        length,
+    }))
 }
 
 /// A plain GET as load generators send it.
 pub fn get(address: SocketAddr, path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+    get_host(&address.to_string(), path)
+}
+
+/// The same for a host.
+pub fn get_host(host: &str, path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
         .into_bytes()
 }
 
@@ -148,7 +176,12 @@ mod tests {
     fn heads_are_understood_once_complete() {
         assert!(head(b"HTTP/1.1 200 OK\r\nContent-Le").unwrap().is_none());
         let answer = b"HTTP/1.1 503 X\r\ncontent-length: 3\r\n\r\nabc";
-        assert_eq!(head(answer).unwrap(), Some((503, answer.len())));
+        let expected = Head {
+            status: 503,
+            body: answer.len() - 3,
+            length: 3,
+        };
+        assert_eq!(head(answer).unwrap(), Some(expected));
         assert!(head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 }

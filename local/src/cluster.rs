@@ -37,6 +37,9 @@ use probe_board::ProbeBoard;
 use replica::{Replica, Seed, State};
 use revision::{Revision, Trouble};
 
+/// Between looks whether the guard is there.
+const GUARD_CHECK: Duration = Duration::from_secs(1);
+
 /// How a cluster behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -50,6 +53,8 @@ pub struct Settings {
     pub max_replicas: usize,
     /// The feature `tag-header-based-routing`.
     pub tag_header: bool,
+    /// The limit of open files of apps, where it is not to be this program's own.
+    pub app_open_files: Option<u64>,
 }
 
 /// Where requests to public services may lead.
@@ -94,6 +99,8 @@ impl Cluster {
         ports: Ports,
         paths: Paths,
     ) -> Self {
+        let outbox = Outbox::default();
+        outbox.mark_config();
         Self {
             paths,
             settings: RefCell::new(settings),
@@ -105,7 +112,7 @@ impl Cluster {
             routes: RefCell::default(),
             ports: RefCell::new(ports),
             guard: RefCell::new(guard),
-            outbox: Outbox::default(),
+            outbox,
             next_replica: Cell::new(1),
             replicas: Cell::new(0),
             over_limit: Cell::new(false),
@@ -122,6 +129,16 @@ impl Cluster {
     /// How long requests of a replica that goes away may still take.
     pub fn drain_timeout(&self) -> Duration {
         self.settings.borrow().drain_timeout
+    }
+
+    /// The limit of open files of apps, where it is not to be this program's own.
+    pub fn app_open_files(&self) -> Option<u64> {
+        self.settings.borrow().app_open_files
+    }
+
+    /// The autoscaler's settings.
+    pub fn config(&self) -> Autoscaler {
+        self.config.borrow().clone()
     }
 
     /// The present.
@@ -168,7 +185,10 @@ impl Cluster {
     ) -> Result<Changes, Vec<Finding>> {
         let changes = self.catalog.borrow_mut().apply(documents)?;
         self.settings.borrow_mut().tag_header = tag_header;
-        self.config.replace(config.clone());
+        // The autoscaler reconciles nothing before it has heard the first.
+        if self.config.replace(config.clone()) != *config {
+            self.outbox.mark_config();
+        }
         for id in &changes.removed {
             self.remove(id);
         }
@@ -384,15 +404,25 @@ impl Cluster {
     pub fn start_process(&self, launch: &Launch) -> io::Result<Process> {
         let process = Process::start(SELF, launch, &self.console)?;
         if let Err(error) = self.guard.borrow_mut().watch(process.group()) {
-            tracing::warn!(%error, "the guard has ended; only first processes are tied to this one");
+            tracing::warn!(%error, "no guard; only first processes are tied to this one");
         }
         Ok(process)
+    }
+
+    /// Sees to it that there is a guard, for as long as it is polled.
+    pub async fn keep_guard(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(GUARD_CHECK).await;
+            if let Err(error) = self.guard.borrow_mut().check() {
+                tracing::warn!(%error, "the guard cannot be started again");
+            }
+        }
     }
 
     /// A process group is gone.
     pub fn forget_process(&self, group: Pid) {
         if let Err(error) = self.guard.borrow_mut().forget(group) {
-            tracing::warn!(%error, "the guard has ended");
+            tracing::warn!(%error, "no guard");
         }
     }
 

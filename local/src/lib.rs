@@ -80,14 +80,24 @@ fn act(command: Command) -> Result<u8, Exit> {
             print(&script)
         }
         Command::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Options::command())
-                .render(&mut page)
-                .map_err(|error| Exit::new(exit::FAILED, error.to_string()))?;
-            print(&page)
+            // One page per command, one after the other, as `man -l -` shows them.
+            let mut pages = Vec::new();
+            let mut command = Options::command();
+            command.build();
+            let visible = command.get_subcommands().filter(|it| !it.is_hide_set());
+            for page in std::iter::once(&command).chain(visible) {
+                clap_mangen::Man::new(page.clone())
+                    .render(&mut pages)
+                    .map_err(|error| Exit::new(exit::FAILED, error.to_string()))?;
+            }
+            print(&pages)
         }
-        Command::ExecReplica { parent, command } => {
-            let (message, code) = tether::exec_replica(parent, &command);
+        Command::ExecReplica {
+            parent,
+            open_files,
+            command,
+        } => {
+            let (message, code) = tether::exec_replica(parent, open_files, &command);
             Err(Exit::new(code, message))
         }
         Command::Guard => Ok(tether::guard(io::stdin().lock())),

@@ -68,6 +68,9 @@ pub enum Command {
         /// The process that the app must not outlive.
         #[arg(long)]
         parent: i32,
+        /// The limit of open files for the app.
+        #[arg(long)]
+        open_files: Option<u64>,
         /// Program and arguments.
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -124,18 +127,18 @@ pub struct Run {
     #[arg(long, value_name = "NUMBER", env = "PILOTLIGHT_START_FAILURES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub start_failures: u32,
 
-    /// Limits of what is held.
-    #[command(flatten)]
-    pub limits: Limits,
-
     /// How much is logged about pilotlight itself.
     #[arg(
         long,
         value_name = "LEVEL",
         env = "PILOTLIGHT_LOG",
-        default_value = "warn"
+        default_value = "error"
     )]
     pub log: LogLevel,
+
+    /// Limits of what is held.
+    #[command(flatten)]
+    pub limits: Limits,
 
     /// A program that listens on $PORT, with its arguments; `$(PORT)` in them is replaced.
     #[arg(

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::activator::Activator;
-use autoscaler::world::{ClusterConfig, Update};
 use prometheus_client::registry::Registry;
 use serving::environment::Environment;
 use serving::server::{self, Listener, ServerOptions, Shutdown};
@@ -32,11 +30,8 @@ use crate::options::{LogLevel, Run};
 use crate::status::collect::Sources;
 use crate::status::socket::{self, Socket};
 use crate::supervisor::port::Ports;
-use crate::tether::{Guard, SELF};
+use crate::tether::{Guard, SELF, raise_open_files};
 use crate::watch;
-
-/// Upstream's default of `progress-deadline` in `config-deployment`.
-const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The activator probes a replica for as long as its queue-proxy waits for the app, so that the
 /// answer comes the moment the app is ready.
@@ -444,6 +439,7 @@ impl Parts {
                 max_replicas_per_revision: options.limits.max_replicas_per_revision,
                 max_replicas: options.limits.max_replicas,
                 tag_header: manifest.settings.tag_header_based_routing,
+                app_open_files: raise_open_files(),
             },
             config.clone(),
             console,
@@ -463,13 +459,8 @@ impl Parts {
             autoscaler: autoscaler_updates,
             activator: activator_updates,
         };
-        let first = Update::Config(Arc::new(ClusterConfig {
-            autoscaler: config.clone(),
-            progress_deadline: PROGRESS_DEADLINE,
-        }));
-        // The channel is new and empty.
-        let _ = to.autoscaler.send(first).await;
         tasks.spawn_local(updates::send(Rc::clone(&cluster), to));
+        tasks.spawn_local(Rc::clone(&cluster).keep_guard());
         let acting = Rc::clone(&cluster);
         tasks.spawn_local(async move {
             while let Some(batch) = actions_received.recv().await {

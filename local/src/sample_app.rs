@@ -16,6 +16,7 @@ use clap::Args;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serving::{AnchoredClock, UnixTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -40,7 +41,8 @@ Paths:
   /          Hello from <K_REVISION>!  (or the text of --message)
   /echo      the request body, streamed back
   /headers   the request's method, target, version and headers as JSON
-  /env       PORT, K_* and the process id as JSON
+  /env       PORT, K_*, the process id, and when the process began, listened and got this
+             request (Unix nanoseconds) as JSON
   /ws        WebSocket: every message comes back
   /events    server-sent events; ?count=5&interval=1s
 
@@ -95,9 +97,22 @@ pub struct SampleApp {
 struct App {
     message: String,
     port: u16,
+    /// When the program began and when it listened, on this machine's clock.
+    times: Times,
+    /// When the first connection was accepted.
+    connected: Cell<Option<UnixTime>>,
     identity: Vec<(&'static str, String)>,
     connections: Cell<usize>,
     idle: Notify,
+}
+
+/// Moments that a measurement of cold starts wants to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The program began.
+    pub started: UnixTime,
+    /// The port was listened on.
+    pub listening: UnixTime,
 }
 
 /// Runs futures of HTTP/2 connections on this thread.
@@ -130,6 +145,7 @@ impl Drop for Open {
 
 /// Runs the app until SIGTERM or SIGINT; the code to exit with. `variable` reads the environment.
 pub async fn run(options: SampleApp, variable: impl Fn(&str) -> Option<String>) -> io::Result<u8> {
+    let started = AnchoredClock::new().now();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     if !options.start_delay.is_zero() {
@@ -159,12 +175,17 @@ pub async fn run(options: SampleApp, variable: impl Fn(&str) -> Option<String>) 
         .into_iter()
         .filter_map(|name| Some((name, variable(name)?)))
         .collect();
-    serve(listener, options.message, identity, stop).await
+    let times = Times {
+        started,
+        listening: AnchoredClock::new().now(),
+    };
+    serve(listener, times, options.message, identity, stop).await
 }
 
 /// Serves until `stop` resolves, then lets connections end.
 pub async fn serve(
     listener: TcpListener,
+    times: Times,
     message: String,
     identity: Vec<(&'static str, String)>,
     stop: impl Future<Output = ()>,
@@ -181,6 +202,8 @@ pub async fn serve(
     let app = Rc::new(App {
         message,
         port: listener.local_addr()?.port(),
+        times,
+        connected: Cell::new(None),
         identity,
         connections: Cell::new(0),
         idle: Notify::new(),
@@ -192,6 +215,9 @@ pub async fn serve(
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    if app.connected.get().is_none() {
+                        app.connected.set(Some(AnchoredClock::new().now()));
+                    }
                     let app = Rc::clone(&app);
                     let closed = closed.clone();
                     tokio::task::spawn_local(async move {

@@ -9,24 +9,32 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process_group,
+    set_parent_process_death_signal, setrlimit,
+};
 
 use crate::exit;
 
 /// This program, for starting further instances of itself, also after its file was replaced.
 pub const SELF: &str = "/proc/self/exe";
 
+/// Open files that are enough for every limit of the command line.
+const MAX_OPEN_FILES: u64 = 1 << 20;
+
 /// Groups that a guard keeps in mind; the bound on replicas is lower by far.
 const MAX_GROUPS: usize = 100_000;
 
-/// The running guard. Dropping it makes the guard kill every group it was told of.
+/// The running guard, replaced when somebody ends it. Dropping it makes the guard kill every group
+/// it was told of.
 #[derive(Debug)]
 pub struct Guard {
-    child: Child,
-    pipe: Option<std::process::ChildStdin>,
+    program: String,
+    groups: BTreeSet<i32>,
+    running: Option<(Child, ChildStdin)>,
 }
 
 // === impl Guard ===
@@ -35,41 +43,77 @@ impl Guard {
     /// Starts the guard in a process group of its own, so that signals to this program's group,
     /// such as Ctrl-C, pass it by.
     pub fn start(program: &str) -> io::Result<Self> {
-        let mut child = Command::new(program)
+        let mut guard = Self {
+            program: program.to_owned(),
+            groups: BTreeSet::new(),
+            running: None,
+        };
+        guard.restart()?;
+        Ok(guard)
+    }
+
+    /// Tells the guard of a new group.
+    pub fn watch(&mut self, group: Pid) -> io::Result<()> {
+        let group = group.as_raw_nonzero().get();
+        self.groups.insert(group);
+        self.tell(&format!("+{group}\n"))
+    }
+
+    /// Tells the guard that a group is gone and its number may come to mean another.
+    pub fn forget(&mut self, group: Pid) -> io::Result<()> {
+        let group = group.as_raw_nonzero().get();
+        self.groups.remove(&group);
+        self.tell(&format!("-{group}\n"))
+    }
+
+    /// Replaces a guard that has ended. To be called now and then.
+    pub fn check(&mut self) -> io::Result<()> {
+        self.tell("\n")
+    }
+
+    /// Writes to the guard, or starts another, which hears of every group.
+    fn tell(&mut self, line: &str) -> io::Result<()> {
+        if let Some((_, pipe)) = &mut self.running
+            && pipe.write_all(line.as_bytes()).is_ok()
+        {
+            // One short write to a pipe is atomic, and the guard reads at once.
+            return Ok(());
+        }
+        self.restart()
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.end();
+        let mut child = Command::new(&self.program)
             .arg0("pilotlight")
             .arg("guard")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()?;
-        let pipe = child.stdin.take();
-        Ok(Self { child, pipe })
+        let mut pipe = child
+            .stdin
+            .take()
+            .ok_or_else(|| io::Error::other("the guard has no input"))?;
+        for group in &self.groups {
+            pipe.write_all(format!("+{group}\n").as_bytes())?;
+        }
+        self.running = Some((child, pipe));
+        Ok(())
     }
 
-    /// Tells the guard of a new group.
-    pub fn watch(&mut self, group: Pid) -> io::Result<()> {
-        self.tell('+', group)
-    }
-
-    /// Tells the guard that a group is gone and its number may come to mean another.
-    pub fn forget(&mut self, group: Pid) -> io::Result<()> {
-        self.tell('-', group)
-    }
-
-    fn tell(&mut self, sign: char, group: Pid) -> io::Result<()> {
-        let Some(pipe) = &mut self.pipe else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        // One short write to a pipe is atomic, and the guard reads at once.
-        pipe.write_all(format!("{sign}{}\n", group.as_raw_nonzero()).as_bytes())
+    fn end(&mut self) {
+        if let Some((mut child, pipe)) = self.running.take() {
+            drop(pipe);
+            // It kills what is left and ends; waiting keeps it from becoming a zombie.
+            let _ = child.wait();
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.pipe = None;
-        // It kills what is left and ends; waiting keeps it from becoming a zombie.
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
@@ -100,9 +144,13 @@ fn groups_left(input: impl BufRead) -> BTreeSet<i32> {
     groups
 }
 
-/// The subcommand `exec-replica`: sets the parent-death signal and becomes the app. Returns only
-/// when that fails, with what to print and the code to exit with.
-pub fn exec_replica(parent: i32, command: &[String]) -> (String, u8) {
+/// The subcommand `exec-replica`: sets the parent-death signal and becomes the app, with the limit
+/// of open files that this program itself was started with. Returns only when that fails, with what
+/// to print and the code to exit with.
+pub fn exec_replica(parent: i32, open_files: Option<u64>, command: &[String]) -> (String, u8) {
+    if let Some(soft) = open_files {
+        set_open_files(soft);
+    }
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return (
             format!("cannot set the parent-death signal: {error}"),
@@ -123,6 +171,27 @@ pub fn exec_replica(parent: i32, command: &[String]) -> (String, u8) {
     )
 }
 
+/// Allows this process as many open files as it may have: every request needs some. The limit
+/// before is returned, for the apps, which may rely on it being low.
+pub fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let before = limit.current?;
+    set_open_files(limit.maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES));
+    Some(before)
+}
+
+/// Sets the soft limit; without permission it stays.
+fn set_open_files(soft: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(soft),
+            maximum,
+        },
+    );
+}
+
 /// Sends a signal to a group; a group that is gone is no error.
 pub fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
     match kill_process_group(group, signal) {
@@ -134,6 +203,37 @@ pub fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guard_that_was_ended_is_replaced_and_hears_of_every_group() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let heard = folder.path().join("heard");
+        let program = folder.path().join("guard");
+        let script = format!("#!/bin/sh\nexec cat >> {}\n", heard.display());
+        std::fs::write(&program, script).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("executable");
+        let group = Pid::from_raw(4_000_000).expect("positive");
+        let mut guard = Guard::start(&program.display().to_string()).expect("started");
+        guard.watch(group).expect("told");
+        let (child, _) = guard.running.as_mut().expect("running");
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        guard.check().expect("replaced");
+        drop(guard);
+        let heard = std::fs::read_to_string(heard).expect("heard");
+        // Whether the first guard lived to hear it is a matter of luck.
+        assert!(heard.ends_with("+4000000\n"), "{heard:?}");
+    }
+
+    #[test]
+    fn open_files_are_raised_and_the_limit_before_is_told() {
+        let before = raise_open_files().expect("a limit");
+        let now = getrlimit(Resource::Nofile).current.expect("a limit");
+        assert!(now >= before);
+        set_open_files(before);
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(before));
+    }
 
     #[test]
     fn the_guard_keeps_what_was_not_forgotten() {

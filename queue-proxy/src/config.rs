@@ -132,6 +132,9 @@ pub struct Options {
     pub legacy_metrics: bool,
     /// Where `/metrics` of the user metrics listens; `METRICS_PROMETHEUS_PORT` or the endpoint.
     pub user_metrics_port: u16,
+    /// The address of the user metrics; `METRICS_PROMETHEUS_HOST` or the endpoint. `None` is
+    /// [`Options::bind`].
+    pub user_metrics_host: Option<IpAddr>,
     /// `PROFILING_PORT`.
     pub profiling_port: u16,
     /// The address that the binary binds its ports on; `None` is the wildcard address.
@@ -286,14 +289,16 @@ impl Options {
         let user_metrics_port = optional_port(reader, "METRICS_PROMETHEUS_PORT")
             .or_else(|| observability.prometheus_port())
             .unwrap_or(USER_METRICS_PORT);
+        let user_metrics_host = prometheus_host(reader, observability);
         let defaults = Self::default();
         let quiet_period = quiet_period(reader).unwrap_or(defaults.quiet_period);
-        let bind = bind_address(reader);
+        let bind = address(reader, "PILOTLIGHT_BIND_ADDRESS");
         let legacy_switch = reader.boolean("PILOTLIGHT_LEGACY_METRICS", "LegacyMetrics");
         Self {
             queue_depth,
             legacy_metrics: legacy_metrics || legacy_switch,
             user_metrics_port,
+            user_metrics_host,
             profiling_port: optional_port(reader, "PROFILING_PORT").unwrap_or(PROFILING_PORT),
             quiet_period,
             bind,
@@ -318,17 +323,21 @@ fn quiet_period(reader: &mut Reader<'_>) -> Option<Duration> {
     }
 }
 
-fn bind_address(reader: &mut Reader<'_>) -> Option<IpAddr> {
-    const NAME: &str = "PILOTLIGHT_BIND_ADDRESS";
-    let text = reader.string(NAME);
-    if text.is_empty() {
-        return None;
+fn address(reader: &mut Reader<'_>, name: &'static str) -> Option<IpAddr> {
+    let text = reader.string(name);
+    match text.as_str() {
+        "" => None,
+        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => text
+            .parse()
+            .inspect_err(|_| reader.invalid(name, format!("{text:?} is not an IP address")))
+            .ok(),
     }
-    let parsed = text.parse().ok();
-    if parsed.is_none() {
-        reader.invalid(NAME, format!("{text:?} is not an IP address"));
-    }
-    parsed
+}
+
+/// The host of the variable, else that of a `host:port` endpoint for Prometheus.
+fn prometheus_host(reader: &mut Reader<'_>, observability: &Observability) -> Option<IpAddr> {
+    address(reader, "METRICS_PROMETHEUS_HOST").or_else(|| observability.prometheus_host())
 }
 
 /// A queue that takes nobody would refuse requests while places are free.
@@ -369,6 +378,7 @@ impl Default for Options {
             probe_pacing: ProbePacing::CLUSTER,
             legacy_metrics: false,
             user_metrics_port: USER_METRICS_PORT,
+            user_metrics_host: None,
             profiling_port: PROFILING_PORT,
             bind: None,
             raw_output: true,

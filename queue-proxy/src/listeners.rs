@@ -48,9 +48,13 @@ impl Listeners {
     pub fn bind(config: &Config, tls: bool) -> Result<Self, BindError> {
         let options = &config.options;
         let at = |name, port| bind(options.bind, name, port);
-        let wants_metrics = config.observability.metrics_protocol == MetricsProtocol::Prometheus;
+        let wants_metrics = config.options.legacy_metrics
+            || config.observability.metrics_protocol == MetricsProtocol::Prometheus;
         let user_metrics = wants_metrics
-            .then(|| at("user metrics", options.user_metrics_port))
+            .then(|| {
+                let host = options.user_metrics_host.or(options.bind);
+                bind(host, "user metrics", options.user_metrics_port)
+            })
             .and_then(|bound| {
                 bound
                     .inspect_err(|error| {

@@ -11,12 +11,13 @@
 //! stopped reading is noticed, although its response body is not polled any more.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Sleeps that no task needs at the moment are kept for the next one, at most this many.
@@ -54,6 +55,17 @@ pub struct Deadline {
     total: Instant,
     /// Of all that the watch has begun.
     number: u64,
+}
+
+/// Future of [`Deadline::limit`]. Written by hand because an `async fn` would hold its work twice,
+/// and hyper moves the whole future of a request.
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Limit<'a, F> {
+    deadline: &'a Deadline,
+    #[pin]
+    work: F,
 }
 
 /// What a task has to look out for, and the sleep that wakes it.
@@ -313,22 +325,12 @@ impl Deadline {
     /// task or a combinator that polls selectively: the handler is polled when a deadline fires.
     ///
     /// # Errors
-    /// The deadline that fired; `work` has been dropped or will be with the future.
-    pub async fn limit<F: Future>(&self, work: F) -> Result<F::Output, Expired> {
-        let mut work = pin!(work);
-        poll_fn(|cx| {
-            if let Some(expired) = self.expired() {
-                return Poll::Ready(Err(expired));
-            }
-            if let Poll::Ready(output) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            match self.poll_detached(cx) {
-                Some(expired) => Poll::Ready(Err(expired)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+    /// The deadline that fired; `work` is dropped with the future.
+    pub fn limit<F: Future>(&self, work: F) -> Limit<'_, F> {
+        Limit {
+            deadline: self,
+            work,
+        }
     }
 
     /// When the total deadline fires.
@@ -371,6 +373,26 @@ impl Deadline {
             self.watch.poll(cx);
         }
         self.expired()
+    }
+}
+
+// === impl Limit ===
+
+impl<F: Future> Future for Limit<'_, F> {
+    type Output = Result<F::Output, Expired>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(expired) = this.deadline.expired() {
+            return Poll::Ready(Err(expired));
+        }
+        if let Poll::Ready(output) = this.work.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        match this.deadline.poll_detached(cx) {
+            Some(expired) => Poll::Ready(Err(expired)),
+            None => Poll::Pending,
+        }
     }
 }
 

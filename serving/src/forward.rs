@@ -7,6 +7,7 @@
 mod error;
 mod rewrite;
 
+use std::future::Future;
 use std::rc::Rc;
 
 use http::header::{self, HeaderValue};
@@ -35,38 +36,44 @@ pub struct Forwarded {
 ///
 /// # Errors
 /// No response came.
-pub async fn forward(
+pub fn forward(
     upstream: &Rc<Upstream>,
     request: Request<Incoming>,
     connection: &Connection,
-) -> Result<Forwarded, ForwardError> {
-    exchange(upstream, prepare_request(request, connection)).await
+) -> impl Future<Output = Result<Forwarded, ForwardError>> + use<> {
+    exchange(upstream, prepare_request(request, connection))
 }
 
 /// Sends a prepared request in the protocol it came in, and rewrites the response.
 ///
 /// # Errors
 /// No response came, or one that may not be relayed.
-pub async fn exchange(
+pub fn exchange(
     upstream: &Rc<Upstream>,
     mut request: Request<Body>,
-) -> Result<Forwarded, ForwardError> {
+) -> impl Future<Output = Result<Forwarded, ForwardError>> + use<> {
     rewrite::fill_host(&mut request, upstream.host());
     let protocol = if request.version() == Version::HTTP_2 {
         Protocol::Http2
     } else {
         Protocol::Http1
     };
-    let wanted = wanted_upgrade(&request)?;
-    let mut response = upstream.send(request, protocol).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(response, wanted);
+    let wanted = wanted_upgrade(&request);
+    let upstream = Rc::clone(upstream);
+    // Every layer of futures has room for what it is given, twice; a pointer keeps them small.
+    let request = Box::new(request);
+    async move {
+        let wanted = wanted?;
+        let mut response = upstream.send_boxed(request, protocol).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return switch(response, wanted);
+        }
+        rewrite::prepare_response(&mut response);
+        Ok(Forwarded {
+            response,
+            upgrade: None,
+        })
     }
-    rewrite::prepare_response(&mut response);
-    Ok(Forwarded {
-        response,
-        upgrade: None,
-    })
 }
 
 /// An upgrade that the client asks for.

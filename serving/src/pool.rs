@@ -53,8 +53,8 @@ pub struct UpstreamOptions {
     pub max_dials: usize,
     /// Bytes of a response's head. Default: 1 MiB.
     pub max_header_bytes: usize,
-    /// Header lines of a response's head. Default: 512.
-    pub max_headers: usize,
+    /// Header lines of a response's head, as in `ServerOptions`. Default: `None`.
+    pub max_headers: Option<usize>,
 }
 
 /// One destination. Not `Send`; requests keep it alive. Dropping it closes what idles.
@@ -103,7 +103,7 @@ impl Default for UpstreamOptions {
             idle_timeout: Duration::from_secs(90),
             max_dials: 1024,
             max_header_bytes: 1 << 20,
-            max_headers: 512,
+            max_headers: None,
         }
     }
 }
@@ -150,6 +150,14 @@ impl Upstream {
     pub async fn send(
         self: &Rc<Self>,
         request: Request<Body>,
+        protocol: Protocol,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
+        self.send_boxed(Box::new(request), protocol).await
+    }
+
+    pub(crate) async fn send_boxed(
+        self: &Rc<Self>,
+        request: Box<Request<Body>>,
         protocol: Protocol,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         match protocol {

@@ -84,8 +84,9 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Bytes of a request's head. Default: 1 MiB.
     pub max_header_bytes: usize,
-    /// Header lines of a request's head. Default: 512.
-    pub max_headers: usize,
+    /// Header lines of a request's head. `None` is hyper's 100, which need no memory of their own;
+    /// any other number costs two allocations per request. Default: `None`.
+    pub max_headers: Option<usize>,
 }
 
 /// A bound socket, with TLS or without.
@@ -142,7 +143,7 @@ impl Default for ServerOptions {
             header_read_timeout: Duration::from_secs(60),
             max_connections: 65_536,
             max_header_bytes: 1 << 20,
-            max_headers: 512,
+            max_headers: None,
         }
     }
 }

@@ -205,34 +205,31 @@ impl Pilotlight {
 
     /// What `pilotlight status -o json` prints for this instance.
     pub async fn status(&self) -> Value {
+        match self.try_status().await {
+            Ok(status) => status,
+            Err(message) => panic!("status failed: {message}\n{}", self.output()),
+        }
+    }
+
+    async fn try_status(&self) -> Result<Value, String> {
         let output = Command::new(binary())
-            .args([
-                "status",
-                "-o",
-                "json",
-                "--listen",
-                &self.address.to_string(),
-            ])
+            .args(["status", "-o", "json", "--listen", &self.address.to_string()])
             .output()
             .await
             .expect("pilotlight status runs");
-        assert!(
-            output.status.success(),
-            "status failed: {}\n{}",
-            String::from_utf8_lossy(&output.stderr),
-            self.output()
-        );
-        serde_json::from_slice(&output.stdout).expect("status prints JSON")
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(serde_json::from_slice(&output.stdout).expect("status prints JSON"))
     }
 
     /// Waits until `condition` holds of the status.
     pub async fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         eventually(what, async || {
-            let status = self.status().await;
-            if condition(&status) {
-                Ok(status)
-            } else {
-                Err((status, self.output()))
+            let status = self.try_status().await;
+            match status {
+                Ok(status) if condition(&status) => Ok(status),
+                other => Err((other, self.output())),
             }
         })
         .await

@@ -273,21 +273,4 @@ impl<T: Clone + Eq + Hash> Relist<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_new_list_deletes_what_it_does_not_name() {
-        let mut relist = Relist::default();
-        relist.begin();
-        relist.saw(1);
-        relist.saw(2);
-        assert!(relist.end().is_empty());
-        relist.saw(3);
-        relist.begin();
-        relist.saw(2);
-        assert_eq!(relist.end(), HashSet::from([1, 3]));
-        relist.begin();
-        assert_eq!(relist.end(), HashSet::from([2]));
-    }
-}
+mod tests;

@@ -174,6 +174,26 @@ fn queue_limits_hold_per_revision_and_in_all() {
     assert_eq!(budget.queued(), 0);
 }
 
+/// Long queues of some leave places for the short ones of others.
+#[test]
+fn no_revision_takes_every_place() {
+    let budget = limits(1000, 1000);
+    let (greedy, modest) = (
+        with_budget(1, budget.clone()),
+        with_budget(1, budget.clone()),
+    );
+    let mut held: Vec<_> = (0..1000).map(|_| greedy.acquire()).collect();
+    held.retain(Acquire::is_waiting);
+    assert_eq!(held.len(), 900);
+    let mut short: Vec<_> = (0..100).map(|_| modest.acquire()).collect();
+    short.retain(Acquire::is_waiting);
+    assert_eq!(short.len(), 10);
+    drop(held);
+    assert!(modest.acquire().is_waiting());
+    drop(short);
+    assert_eq!(budget.queued(), 0);
+}
+
 #[test]
 fn deletion_refuses_the_waiting_and_the_coming() {
     let budget = limits(10, 10);

@@ -183,14 +183,7 @@ fn upgrades_are_tunnelled() {
         tokio::task::spawn_local(serve_tunnels(socket));
         world.list_and_wait(&[address]).await;
         let mut client = TcpStream::connect(world.address).await.unwrap();
-        client
-            .write_all(
-                b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\
-                  Knative-Serving-Namespace: default\r\n\
-                  Knative-Serving-Revision: hello-00001\r\n\r\n",
-            )
-            .await
-            .unwrap();
+        client.write_all(UPGRADE).await.unwrap();
         let head = read_head(&mut client).await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         client.write_all(b"ping").await.unwrap();
@@ -203,6 +196,35 @@ fn upgrades_are_tunnelled() {
         eventually("the slot is free", || world.snapshot().in_flight == 0).await;
     });
 }
+
+/// Edge case 46: a tunnel ends at the total timeout. The shorter of upstream's timers do not cut it.
+#[test]
+fn edge_case_46_tunnels_end_at_the_total_timeout() {
+    run(async {
+        let world = World::with(Revision {
+            timeout: Duration::from_millis(400),
+            idle_timeout: Some(Duration::from_millis(100)),
+            response_start_timeout: Some(Duration::from_millis(100)),
+            ..revision(1)
+        })
+        .await;
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::task::spawn_local(serve_tunnels(socket));
+        world.list_and_wait(&[address]).await;
+        let start = tokio::time::Instant::now();
+        let mut client = TcpStream::connect(world.address).await.unwrap();
+        client.write_all(UPGRADE).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert!(tokio::time::Instant::now() - start >= Duration::from_millis(300));
+        eventually("the slot is free", || world.snapshot().in_flight == 0).await;
+    });
+}
+
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\
+    Knative-Serving-Namespace: default\r\nKnative-Serving-Revision: hello-00001\r\n\r\n";
 
 /// Answers probes; switches protocols for anything else and then echoes.
 async fn serve_tunnels(socket: TcpListener) {

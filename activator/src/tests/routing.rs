@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use serving::server::Connection;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -346,4 +347,16 @@ impl http_body::Body for ChannelBody {
             .poll_recv(cx)
             .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
     }
+}
+
+/// What a waiting request holds is mostly this future: hyper's buffers come on top.
+#[test]
+fn a_waiting_request_is_small() {
+    fn size<'a, F>(
+        _: impl Fn(&'a Activator, hyper::Request<Incoming>, &'a Connection) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+    let size = size(|activator, request, connection| activator.handle(request, connection));
+    assert!(size <= 2048, "{size}");
 }

@@ -109,3 +109,29 @@ fn edge_case_39_health_follows_the_connection() {
         );
     });
 }
+
+/// Edge case 42: a revision that is deleted while a request counts is still reported, to its zero.
+#[test]
+fn edge_case_42_deleted_revisions_are_reported() {
+    run(async {
+        let (autoscaler, options) = Autoscaler::start().await;
+        let world = World::start_with(options).await;
+        world.revision(revision(0)).await;
+        let mut stream = autoscaler.accept().await;
+        eventually("connected", || world.activator.health().is_ok()).await;
+        let (waiting, _) = background(send(world.address, request("/")));
+        assert_eq!(next(&mut stream).await[0].1, 1.0);
+        world.update(Update::RevisionDeleted(id())).await;
+        assert_eq!(waiting.await.unwrap().status, 500);
+        let name = "hello-00001".to_owned();
+        loop {
+            let messages = next(&mut stream).await;
+            assert_eq!(messages.len(), 1);
+            assert_eq!(messages[0].0, name);
+            if messages[0].1 == 0.0 {
+                break;
+            }
+        }
+        assert!(!world.scrape().contains("hello-00001"));
+    });
+}

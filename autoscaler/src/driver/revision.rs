@@ -128,6 +128,24 @@ pub(super) enum InlineProbe {
 // === impl Revision ===
 
 impl Revision {
+    /// Whether a stat of this concurrency asks for a decision at once although none has been made
+    /// yet: the revision idles at zero since before this process began, or was created there.
+    ///
+    /// Upstream lets it wait for the next tick, up to two seconds
+    /// (`pkg/autoscaler/scaling/multiscaler.go`, `Poke`); nobody can depend on the delay.
+    pub(super) fn wakes_undecided(&self, average_concurrent_requests: f64) -> bool {
+        average_concurrent_requests != 0.0
+            && self.counts.ready == 0
+            && self
+                .decider
+                .as_ref()
+                .is_some_and(|running| running.status.desired_scale == UNKNOWN_SCALE)
+            && self
+                .pod_autoscaler
+                .as_ref()
+                .is_some_and(|pod_autoscaler| pod_autoscaler.status.is_inactive())
+    }
+
     pub(super) fn new(id: RevisionId, generation: u64) -> Self {
         Self {
             id,

@@ -328,6 +328,23 @@ fn a_revision_goes_to_zero_and_is_woken_by_a_stat() {
 }
 
 #[test]
+fn a_revision_created_at_zero_is_woken_by_its_first_stat() {
+    let mut platform = Platform::new(&[("autoscaling.knative.dev/initial-scale", "0")], 0);
+    let allowed = config::Autoscaler {
+        allow_zero_initial_scale: true,
+        ..config::Autoscaler::default()
+    };
+    platform.tell(Update::Config(Arc::new(ClusterConfig {
+        autoscaler: allowed,
+        progress_deadline: Duration::from_secs(600),
+    })));
+    platform.run_seconds(5);
+    assert_eq!(platform.snapshot().desired, -1, "nothing was decided yet");
+    platform.stat(1.0);
+    assert_eq!(platform.scales(), [1], "without waiting for a timer");
+}
+
+#[test]
 fn load_makes_it_grow_and_silence_shrink_in_halves() {
     let mut platform = Platform::new(&[("autoscaling.knative.dev/target", "10")], 1);
     platform.load = Some(50.0);

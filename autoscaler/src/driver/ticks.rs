@@ -77,12 +77,12 @@ impl Core {
             message.average_concurrent_requests - message.average_proxied_concurrent_requests;
         let requests = message.request_count - message.proxied_request_count;
         collecting.collection.record(time, concurrency, requests);
-        let poked = revision.decider.as_ref().is_some_and(|running| {
-            running
-                .status
-                .is_poked_by(message.average_concurrent_requests)
-        });
-        if poked {
+        let concurrency = message.average_concurrent_requests;
+        let poked = revision
+            .decider
+            .as_ref()
+            .is_some_and(|running| running.status.is_poked_by(concurrency));
+        if poked || revision.wakes_undecided(concurrency) {
             self.decide(slot, now);
         }
     }

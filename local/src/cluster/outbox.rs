@@ -3,7 +3,7 @@
 //! Changes are marked, not queued: however many come, each object is sent once in its latest state,
 //! so a slow receiver costs no memory and nobody waits while holding the cluster.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use serving::RevisionId;
@@ -24,9 +24,19 @@ pub struct Changed {
     pub pods: bool,
 }
 
+/// What to send next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The settings of the whole cluster.
+    Config,
+    /// Objects of a revision.
+    Revision(RevisionId, Changed),
+}
+
 /// Marks changes and hands them out.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    config: Cell<bool>,
     changed: RefCell<BTreeMap<RevisionId, Changed>>,
     filled: Notify,
 }
@@ -69,11 +79,20 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// The next revision with changes. Cancel-safe: nothing is taken then.
-    pub async fn next(&self) -> (RevisionId, Changed) {
+    /// Marks the settings of the whole cluster as changed.
+    pub fn mark_config(&self) {
+        self.config.set(true);
+        self.filled.notify_one();
+    }
+
+    /// What is to be sent next, settings first. Cancel-safe: nothing is taken then.
+    pub async fn next(&self) -> Next {
         loop {
-            if let Some(next) = self.changed.borrow_mut().pop_first() {
-                return next;
+            if self.config.replace(false) {
+                return Next::Config;
+            }
+            if let Some((id, changed)) = self.changed.borrow_mut().pop_first() {
+                return Next::Revision(id, changed);
             }
             self.filled.notified().await;
         }
@@ -99,9 +118,11 @@ mod tests {
         outbox.mark(&b, pods);
         outbox.mark(&a, pods);
         outbox.mark(&a, scale);
-        assert_eq!(outbox.next().await, (a, pods.or(scale)));
-        assert_eq!(outbox.next().await, (b.clone(), pods));
+        outbox.mark_config();
+        assert_eq!(outbox.next().await, Next::Config);
+        assert_eq!(outbox.next().await, Next::Revision(a, pods.or(scale)));
+        assert_eq!(outbox.next().await, Next::Revision(b.clone(), pods));
         let (next, ()) = tokio::join!(outbox.next(), async { outbox.mark(&b, scale) });
-        assert_eq!(next, (b, scale));
+        assert_eq!(next, Next::Revision(b, scale));
     }
 }

@@ -3,7 +3,7 @@
 //! [`live`] is the whole life as one task. Whatever happens is told to the cluster at once; the
 //! cluster tells the replica only one thing, to go away.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use queue_proxy::{Config, Listeners, ProbePacing, QueueProxy, StartError};
 use serving::UnixTime;
+use serving::config::{Deployment, Features, Logging, Observability};
 use serving::pool::{Upstream, UpstreamOptions};
+use serving::sidecar_environment::{self, MissingProbePort, Value};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -115,7 +117,9 @@ impl Replica {
         let statistics = listen()?;
         let (data_address, statistics_address) = (data.local_addr()?, statistics.local_addr()?);
         let pod = format!("{}-deployment-{number}", revision.id.name);
-        let mut config = Config::from_environment(&environment(revision, &pod, port, data_address))
+        let variables = environment(revision, &pod, port, data_address)
+            .map_err(|error| SeedError::Proxy(error.to_string()))?;
+        let mut config = Config::from_environment(&variables)
             .map_err(|problems| SeedError::Proxy(problems.to_string()))?;
         config.options.quiet_period = QUIET_PERIOD;
         config.options.hijack_drain = drain_timeout;
@@ -183,55 +187,57 @@ fn listen() -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// The variables that the controller gives a queue-proxy.
+/// The variables that the controller gives a queue-proxy, for an app whose port is `port`.
 fn environment(
     revision: &Revision,
     pod: &str,
     port: u16,
     data: SocketAddr,
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>, MissingProbePort> {
     let template = &revision.template;
-    let full_duplex = template
-        .annotations
-        .get("features.knative.dev/http-full-duplex")
-        .is_some_and(|value| value.eq_ignore_ascii_case("enabled"));
-    [
-        (
-            "CONTAINER_CONCURRENCY",
-            template.container_concurrency.to_string(),
-        ),
-        ("QUEUE_SERVING_PORT", data.port().to_string()),
-        ("QUEUE_SERVING_TLS_PORT", "8112".to_owned()),
-        ("USER_PORT", port.to_string()),
-        (
-            "REVISION_TIMEOUT_SECONDS",
-            template.timeout.as_secs().to_string(),
-        ),
-        (
-            "REVISION_RESPONSE_START_TIMEOUT_SECONDS",
-            template.response_start_timeout.as_secs().to_string(),
-        ),
-        (
-            "REVISION_IDLE_TIMEOUT_SECONDS",
-            template.idle_timeout.as_secs().to_string(),
-        ),
-        (
-            "SERVING_READINESS_PROBE",
-            template.container.readiness.to_environment(port),
-        ),
-        ("ENABLE_HTTP_FULL_DUPLEX", full_duplex.to_string()),
-        ("SERVING_LOGGING_CONFIG", String::new()),
-        ("SERVING_LOGGING_LEVEL", String::new()),
-        ("SERVING_NAMESPACE", revision.id.namespace.clone()),
-        ("SERVING_SERVICE", revision.service.clone()),
-        ("SERVING_CONFIGURATION", revision.service.clone()),
-        ("SERVING_REVISION", revision.id.name.clone()),
-        ("SERVING_POD", pod.to_owned()),
-        ("SERVING_POD_IP", data.ip().to_string()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
+    let seconds = |timeout: Duration| i64::try_from(timeout.as_secs()).ok();
+    let controlled = sidecar_environment::Revision {
+        namespace: revision.id.namespace.clone(),
+        name: revision.id.name.clone(),
+        configuration: Some(revision.service.clone()),
+        labels: revision.labels(),
+        annotations: template.annotations.clone(),
+        container_concurrency: Some(i64::from(template.container_concurrency)),
+        timeout_seconds: seconds(template.timeout),
+        response_start_timeout_seconds: seconds(template.response_start_timeout),
+        idle_timeout_seconds: seconds(template.idle_timeout),
+        containers: vec![sidecar_environment::Container {
+            name: template.container.name.clone(),
+            ports: vec![sidecar_environment::ContainerPort {
+                name: template.container.protocol.as_str().to_owned(),
+                container_port: i32::from(port),
+            }],
+            readiness_probe: Some(template.container.readiness.to_spec()),
+        }],
+    };
+    let installation = sidecar_environment::Installation {
+        deployment: &Deployment::default(),
+        features: &Features::default(),
+        logging: &Logging::default(),
+        observability: &Observability::default(),
+        system_namespace: "knative-serving",
+    };
+    let mut variables: BTreeMap<String, String> =
+        sidecar_environment::environment(&controlled, &installation)?
+            .into_iter()
+            .map(|(name, value)| {
+                let value = match value {
+                    Value::Text(text) => text,
+                    Value::FieldRef("metadata.name") => pod.to_owned(),
+                    // Pod and host have the same address here.
+                    Value::FieldRef(_) => data.ip().to_string(),
+                };
+                (name.to_owned(), value)
+            })
+            .collect();
+    // Where it really listens: there is one queue-proxy per pod, but many on one machine.
+    variables.insert("QUEUE_SERVING_PORT".to_owned(), data.port().to_string());
+    Ok(variables)
 }
 
 /// What the app sees and is started with.
@@ -248,6 +254,7 @@ fn launch(cluster: &Cluster, revision: &Revision, replica: &Replica) -> Launch {
         command: container.command_line(&environment),
         environment,
         working_dir: container.working_dir.clone(),
+        open_files: cluster.app_open_files(),
         prefix: cluster.console().prefix(&revision.id.name, replica.number),
     }
 }
@@ -394,6 +401,3 @@ async fn drain(
     replica.pid.set(None);
     cluster.forget_process(group);
 }
-
-/// What a test or the status sees.
-pub type Replicas = RefCell<BTreeMap<u64, Rc<Replica>>>;

@@ -257,7 +257,8 @@ impl Revision {
         format!("local/{}", self.id)
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    /// The labels that the controller gives its objects.
+    pub fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.template.labels.clone();
         for (label, value) in [
             (SERVICE_LABEL, &self.service),

@@ -1,17 +1,22 @@
 //! Tells the autoscaler and the activator what changed, in their own vocabularies.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use autoscaler::plan::ScaleTarget;
+use autoscaler::world::ClusterConfig;
 use serving::RevisionId;
 use tokio::sync::mpsc;
 
 use super::Cluster;
-use super::outbox::Changed;
+use super::outbox::{Changed, Next};
 use super::replica::State;
 use super::revision::Revision;
 use crate::manifest::Protocol;
+
+/// Upstream's default of `progress-deadline` in `config-deployment`.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The ends of the two channels.
 #[derive(Clone, Debug)]
@@ -25,15 +30,26 @@ pub struct Listeners {
 /// Sends changes as they are marked, until one of the receivers is gone.
 pub async fn send(cluster: Rc<Cluster>, to: Listeners) {
     loop {
-        let (id, changed) = cluster.outbox().next().await;
-        let sent = match cluster.revision(&id) {
-            Some(revision) => send_changed(&revision, changed, &to).await,
-            None => send_removed(&id, &to).await,
+        let sent = match cluster.outbox().next().await {
+            Next::Config => send_config(&cluster, &to).await,
+            Next::Revision(id, changed) => match cluster.revision(&id) {
+                Some(revision) => send_changed(&revision, changed, &to).await,
+                None => send_removed(&id, &to).await,
+            },
         };
         if sent.is_none() {
             return;
         }
     }
+}
+
+async fn send_config(cluster: &Cluster, to: &Listeners) -> Option<()> {
+    let config = ClusterConfig {
+        autoscaler: cluster.config(),
+        progress_deadline: PROGRESS_DEADLINE,
+    };
+    let update = autoscaler::world::Update::Config(Arc::new(config));
+    to.autoscaler.send(update).await.ok()
 }
 
 /// `None` when a receiver is gone.

@@ -3,7 +3,8 @@
 //!
 //! Rules as `validateReadinessProbe` in upstream's `pkg/apis/serving/k8s_validation.go`.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use serving::probe_spec::{self, GrpcAction, HttpGetAction, HttpHeader, Port, TcpSocketAction};
 
 use super::finding::Report;
 use super::object::Object;
@@ -62,41 +63,50 @@ impl Default for Probe {
 }
 
 impl Probe {
-    /// The value of `SERVING_READINESS_PROBE` for a replica that was given `replica_port`.
-    pub fn to_environment(&self, replica_port: u16) -> String {
-        let port = self.port.unwrap_or(replica_port);
-        let (key, action) = match &self.action {
-            ProbeAction::TcpSocket => ("tcpSocket", json!({"port": port, "host": "127.0.0.1"})),
+    /// The probe as the controller finds it in a container. A port that is left open becomes the
+    /// container's.
+    pub fn to_spec(&self) -> probe_spec::Probe {
+        let port = self.port.map_or(0, i32::from);
+        // Kubernetes' own bound; the reader refuses more.
+        let number = |value: i64| i32::try_from(value).unwrap_or(i32::MAX);
+        let mut spec = probe_spec::Probe {
+            timeout_seconds: number(self.timeout_seconds),
+            period_seconds: number(self.period_seconds),
+            success_threshold: number(self.success_threshold),
+            ..probe_spec::Probe::default()
+        };
+        match &self.action {
+            ProbeAction::TcpSocket => {
+                spec.tcp_socket = Some(TcpSocketAction {
+                    port: Port::Number(port),
+                    host: String::new(),
+                });
+            }
             ProbeAction::HttpGet {
                 path,
                 scheme,
                 headers,
             } => {
-                let headers: Vec<_> = headers
-                    .iter()
-                    .map(|(name, value)| json!({"name": name, "value": value}))
-                    .collect();
-                let mut get =
-                    json!({"path": path, "port": port, "host": "127.0.0.1", "scheme": scheme});
-                if !headers.is_empty() {
-                    get["httpHeaders"] = Value::Array(headers);
-                }
-                ("httpGet", get)
+                let header = |(name, value): &(String, String)| HttpHeader {
+                    name: name.clone(),
+                    value: value.clone(),
+                };
+                spec.http_get = Some(HttpGetAction {
+                    path: path.clone(),
+                    port: Port::Number(port),
+                    host: String::new(),
+                    scheme: scheme.clone(),
+                    http_headers: headers.iter().map(header).collect(),
+                });
             }
-            ProbeAction::Grpc { service } => ("grpc", json!({"port": port, "service": service})),
-        };
-        let mut probe = Map::new();
-        probe.insert(key.to_owned(), action);
-        for (key, value) in [
-            ("timeoutSeconds", self.timeout_seconds),
-            ("periodSeconds", self.period_seconds),
-            ("successThreshold", self.success_threshold),
-        ] {
-            if value != 0 {
-                probe.insert(key.to_owned(), value.into());
+            ProbeAction::Grpc { service } => {
+                spec.grpc = Some(GrpcAction {
+                    port,
+                    service: Some(service.clone()),
+                });
             }
         }
-        Value::Object(probe).to_string()
+        spec
     }
 
     /// Reads `readinessProbe`; an absent one is the default. `serving_port` and its name are what a
@@ -286,6 +296,9 @@ fn probe_port(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use serving::sidecar_environment::complete_probe;
+
     use super::*;
 
     fn read(value: &Value) -> (Probe, Report) {
@@ -296,7 +309,9 @@ mod tests {
     }
 
     fn written(probe: &Probe) -> Value {
-        serde_json::from_str(&probe.to_environment(31_000)).expect("JSON")
+        let port = probe.port.map_or(31_000, i32::from);
+        let completed = complete_probe(&probe.to_spec(), port);
+        serde_json::from_str(&probe_spec::encode(&completed)).expect("JSON")
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
+use serving::AnchoredClock;
 use tokio::time::Instant;
 
 use super::body::{PieceMaker, Pieces};
@@ -133,6 +134,14 @@ fn environment(app: &App) -> Value {
     }
     environment.insert("PORT".to_owned(), app.port.to_string().into());
     environment.insert("pid".to_owned(), std::process::id().into());
+    for (name, time) in [
+        ("startedAt", app.times.started),
+        ("listeningAt", app.times.listening),
+        ("connectedAt", app.connected.get().unwrap_or_default()),
+        ("receivedAt", AnchoredClock::new().now()),
+    ] {
+        environment.insert(name.to_owned(), time.nanos().into());
+    }
     Value::Object(environment)
 }
 

@@ -6,6 +6,14 @@ use tokio_tungstenite::tungstenite::Message;
 use super::*;
 use futures_util::{SinkExt, StreamExt};
 
+fn times() -> Times {
+    let now = AnchoredClock::new().now();
+    Times {
+        started: now,
+        listening: now,
+    }
+}
+
 type Answer = (StatusCode, String);
 
 /// Runs `client` against a served app and then stops it.
@@ -21,9 +29,10 @@ fn served<F: Future<Output = ()>>(client: impl FnOnce(std::net::SocketAddr) -> F
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let identity = vec![("K_REVISION", "hello-00001".to_owned())];
-        let server = tokio::task::spawn_local(serve(listener, String::new(), identity, async {
-            let _ = stopped.await;
-        }));
+        let server =
+            tokio::task::spawn_local(serve(listener, times(), String::new(), identity, async {
+                let _ = stopped.await;
+            }));
         client(address).await;
         let _ = stop.send(());
         let code = server.await.expect("no panic").expect("served");
@@ -141,9 +150,10 @@ fn stopping_waits_for_answers_in_progress() {
             .expect("a port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::task::spawn_local(serve(listener, String::new(), Vec::new(), async {
-            let _ = stopped.await;
-        }));
+        let server =
+            tokio::task::spawn_local(serve(listener, times(), String::new(), Vec::new(), async {
+                let _ = stopped.await;
+            }));
         let mut stream = TcpStream::connect(address).await.expect("connected");
         let (mut sender, connection) = conn::http1::handshake(TokioIo::new(&mut stream))
             .await

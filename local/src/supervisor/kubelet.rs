@@ -110,8 +110,8 @@ mod tests {
 
     #[tokio::test]
     async fn probes_until_the_answer_is_200() {
-        let refused = "HTTP/1.1 503 Service Unavailable\r\n\r\n";
-        let sidecar = answering(&[refused, refused, "HTTP/1.1 200 OK\r\n\r\nqueue"]).await;
+        const REFUSED: &str = "HTTP/1.1 503 Service Unavailable\r\n\r\n";
+        let sidecar = answering(&[REFUSED, REFUSED, "HTTP/1.1 200 OK\r\n\r\nqueue"]).await;
         Kubelet::new(sidecar, 0).until_ready().await;
     }
 }

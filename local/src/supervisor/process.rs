@@ -29,6 +29,8 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// Where it starts.
     pub working_dir: Option<String>,
+    /// The limit of open files, where it is not to be this program's own.
+    pub open_files: Option<u64>,
     /// What stands before its lines.
     pub prefix: String,
 }
@@ -54,6 +56,11 @@ impl Process {
             .arg("exec-replica")
             .arg("--parent")
             .arg(getpid().as_raw_nonzero().to_string())
+            .args(
+                launch
+                    .open_files
+                    .map(|limit| format!("--open-files={limit}")),
+            )
             .arg("--")
             .args(own_name_replaced(&launch.command, program))
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))

@@ -4,6 +4,7 @@
 //! unknown keys are ignored, keys match without regard to case, durations are integer nanoseconds.
 //! The variables that earlier releases used instead are read as well; the newer one wins.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -181,6 +182,17 @@ impl Observability {
     pub fn prometheus_port(&self) -> Option<u16> {
         (self.metrics_protocol == MetricsProtocol::Prometheus)
             .then(|| port_of(&self.metrics_endpoint))
+            .flatten()
+    }
+
+    /// The address of a `host:port` Prometheus endpoint, if it is one.
+    pub fn prometheus_host(&self) -> Option<IpAddr> {
+        let (host, _) = self.metrics_endpoint.rsplit_once(':')?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        (self.metrics_protocol == MetricsProtocol::Prometheus)
+            .then(|| bare.unwrap_or(host).parse().ok())
             .flatten()
     }
 

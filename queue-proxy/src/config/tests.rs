@@ -175,6 +175,24 @@ fn the_prometheus_port_comes_from_the_environment_or_the_endpoint() {
 }
 
 #[test]
+fn the_prometheus_host_comes_from_the_environment_or_the_endpoint() {
+    let endpoint = r#"{"requestMetrics":{"protocol":"prometheus","endpoint":"[::1]:9999"}}"#;
+    let host = |changes: &[(&str, &str)]| read(changes).options.user_metrics_host;
+    assert_eq!(host(&[]), None);
+    assert_eq!(
+        host(&[("OBSERVABILITY_CONFIG", endpoint)]),
+        "::1".parse().ok()
+    );
+    assert_eq!(
+        host(&[
+            ("OBSERVABILITY_CONFIG", endpoint),
+            ("METRICS_PROMETHEUS_HOST", "localhost")
+        ]),
+        "127.0.0.1".parse().ok()
+    );
+}
+
+#[test]
 fn settings_of_our_own_have_upstreams_defaults_and_are_checked() {
     let config = read(&[
         ("PILOTLIGHT_QUEUE_DEPTH", "7"),
@@ -189,7 +207,7 @@ fn settings_of_our_own_have_upstreams_defaults_and_are_checked() {
     let problems = Config::from_environment(&with(&[
         ("PILOTLIGHT_QUEUE_DEPTH", "0"),
         ("PILOTLIGHT_QUIET_PERIOD", "30"),
-        ("PILOTLIGHT_BIND_ADDRESS", "localhost"),
+        ("PILOTLIGHT_BIND_ADDRESS", "here"),
         ("QUEUE_SERVING_PORT", "99999"),
         ("PROFILING_PORT", "x"),
     ]))

@@ -1,4 +1,4 @@
-use std::future::pending;
+use std::future::{pending, poll_fn};
 
 use tokio::time::advance;
 use tokio_test::task::spawn;

@@ -73,8 +73,8 @@ impl ForwardError {
         ))
     }
 
-    pub(crate) fn with_request(mut self, unsent: Request<Body>) -> Self {
-        self.unsent = Some(Box::new(unsent));
+    pub(crate) fn with_request(mut self, unsent: Box<Request<Body>>) -> Self {
+        self.unsent = Some(unsent);
         self
     }
 

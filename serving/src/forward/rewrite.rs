@@ -8,6 +8,7 @@ use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use smallvec::SmallVec;
 
 use crate::body::Body;
 use crate::pool::UpstreamBody;
@@ -185,8 +186,7 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 /// hyper sends the announced ones only.
 fn remove_hop_by_hop(headers: &mut HeaderMap, present: Present, may_have_trailers: bool) {
     if present.has(CONNECTION) {
-        remove_named(headers);
-        headers.remove(header::CONNECTION);
+        remove_connection(headers);
     }
     let fixed = [
         (UPGRADE, header::UPGRADE),
@@ -210,22 +210,34 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, present: Present, may_have_trailer
     }
 }
 
-/// Removes every header that `Connection` names, but those that frame or address the message.
-fn remove_named(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
+/// Removes `Connection` and every header that it names.
+fn remove_connection(headers: &mut HeaderMap) {
+    let repeats = headers.keys_len() != headers.len();
+    let others: SmallVec<[HeaderValue; 2]> = if repeats {
+        let lines = headers.get_all(header::CONNECTION).iter();
+        lines.skip(1).cloned().collect()
+    } else {
+        SmallVec::new()
+    };
+    let first = headers.remove(header::CONNECTION);
+    for line in first.iter().chain(&others) {
+        tokens(line).for_each(|token| remove_named(headers, token));
+    }
+}
+
+/// Removes a header that `Connection` names, unless it frames or addresses the message.
+fn remove_named(headers: &mut HeaderMap, token: &[u8]) {
+    // The usual tokens are not names of headers, or are removed anyway.
+    let is_usual = [&b"keep-alive"[..], b"close", b"upgrade"]
         .iter()
-        .flat_map(tokens)
-        .filter(|token| {
-            // The usual tokens are not names of headers, or are removed anyway.
-            !token.eq_ignore_ascii_case(b"keep-alive")
-                && !token.eq_ignore_ascii_case(b"close")
-                && !token.eq_ignore_ascii_case(b"upgrade")
-        })
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-        .collect();
-    for name in named {
+        .any(|usual| token.eq_ignore_ascii_case(usual));
+    if is_usual {
+        return;
+    }
+    if let Ok(name) = HeaderName::from_bytes(token)
+        && name != header::HOST
+        && name != header::CONTENT_LENGTH
+    {
         headers.remove(name);
     }
 }

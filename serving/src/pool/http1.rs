@@ -2,9 +2,10 @@
 
 use std::rc::{Rc, Weak};
 
-use http::{Method, Request, Response, header, request::Parts};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep};
 
@@ -39,21 +40,21 @@ pub(super) struct Lease {
 
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, ForwardError> {
     while let Some(sender) = upstream.take_idle() {
-        let replay = replay_of(&request);
+        let replay = Replay::of(&request);
         match exchange(upstream, sender, request).await {
             Ok(response) => return Ok(response),
-            Err(Failure::Unsent(unsent, _)) => request = *unsent,
+            Err(Failure::Unsent(unsent, _)) => request = unsent,
             Err(Failure::Unanswered(error)) => match replay {
-                Some(head) => request = Request::from_parts(head, Body::empty(())),
+                Some(replay) => request = Box::new(replay.request()),
                 None => return Err(Failure::Unanswered(error).into()),
             },
             Err(broken) => return Err(broken.into()),
         }
     }
-    match connect(upstream).await {
+    match Box::pin(connect(upstream)).await {
         Ok(sender) => Ok(exchange(upstream, sender, request).await?),
         Err(error) => Err(error.with_request(request)),
     }
@@ -73,7 +74,7 @@ impl From<Failure> for ForwardError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unsent(unsent, error) => {
-                ForwardError::transport(&error, false).with_request(*unsent)
+                ForwardError::transport(&error, false).with_request(unsent)
             }
             Failure::Unanswered(error) => ForwardError::transport(&error, false),
             Failure::Broken(error) => ForwardError::transport(&error, true),
@@ -84,10 +85,10 @@ impl From<Failure> for ForwardError {
 async fn exchange(
     upstream: &Rc<Upstream>,
     mut sender: Sender,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, Failure> {
     sender.activity.clear();
-    match sender.requests.try_send_request(request).await {
+    match sender.requests.try_send_request(*request).await {
         Ok(response) => Ok(response.map(|incoming| upstream.lend(sender, incoming))),
         Err(mut failed) => {
             let unsent = failed.take_message();
@@ -101,33 +102,54 @@ async fn exchange(
     }
 }
 
-/// What to send again if a reused connection turns out to be dead, where that is allowed.
-fn replay_of(request: &Request<Body>) -> Option<Parts> {
-    let repeatable = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-    ) || request.headers().contains_key("idempotency-key")
-        || request.headers().contains_key("x-idempotency-key");
-    let is_upgrade = || request.headers().contains_key(header::UPGRADE);
-    if !repeatable || !http_body::Body::is_end_stream(request.body()) || is_upgrade() {
-        return None;
+/// What to send again if a reused connection turns out to be dead.
+struct Replay {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Replay {
+    /// Nothing unless the request may be repeated and is complete without its body.
+    fn of(request: &Request<Body>) -> Option<Self> {
+        let (method, headers) = (request.method(), request.headers());
+        let is_repeatable = matches!(
+            *method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+        ) || headers.contains_key("idempotency-key")
+            || headers.contains_key("x-idempotency-key");
+        // The client's side of an upgrade can be given away once.
+        let is_upgrade = request.extensions().get::<OnUpgrade>().is_some();
+        let is_whole = http_body::Body::is_end_stream(request.body());
+        (is_repeatable && is_whole && !is_upgrade).then(|| Self {
+            method: method.clone(),
+            uri: request.uri().clone(),
+            headers: headers.clone(),
+        })
     }
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = request.method().clone();
-    head.uri = request.uri().clone();
-    head.headers = request.headers().clone();
-    Some(head)
+
+    fn request(self) -> Request<Body> {
+        let mut request = Request::new(Body::empty(()));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        request
+    }
 }
 
 async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
     let stream = dial::dial(upstream).await?;
     let activity = Activity::default();
     let io = TokioIo::new(Observed::new(stream, activity.clone()));
-    let (requests, connection) = Builder::new()
+    let mut builder = Builder::new();
+    builder
         .title_case_headers(true)
-        .max_headers(upstream.options.max_headers)
         .max_header_size(upstream.options.max_header_bytes)
-        .max_buf_size(upstream.options.max_header_bytes)
+        .max_buf_size(upstream.options.max_header_bytes);
+    if let Some(max_headers) = upstream.options.max_headers {
+        builder.max_headers(max_headers);
+    }
+    let (requests, connection) = builder
         .handshake(io)
         .await
         .map_err(|error| ForwardError::transport(&error, false))?;

@@ -36,7 +36,7 @@ pub(super) struct Stream(Rc<Shared>);
 
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, ForwardError> {
     let mut attempt = 1;
     loop {
@@ -45,7 +45,7 @@ pub(super) async fn send(
             Err(error) => return Err(error.with_request(request)),
         };
         let mut requests = stream.0.requests.clone();
-        match requests.try_send_request(request).await {
+        match requests.try_send_request(*request).await {
             Ok(response) => {
                 let lease = Lease::Http2 { _stream: stream };
                 return Ok(response.map(|incoming| UpstreamBody::new(incoming, Some(lease))));
@@ -54,9 +54,11 @@ pub(super) async fn send(
                 let unsent = failed.take_message();
                 let error = failed.into_error();
                 match unsent {
-                    Some(unsent) if attempt < ATTEMPTS => request = unsent,
+                    Some(unsent) if attempt < ATTEMPTS => request = Box::new(unsent),
                     Some(unsent) => {
-                        return Err(ForwardError::transport(&error, false).with_request(unsent));
+                        return Err(
+                            ForwardError::transport(&error, false).with_request(Box::new(unsent))
+                        );
                     }
                     None => return Err(ForwardError::transport(&error, false)),
                 }

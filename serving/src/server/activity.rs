@@ -11,9 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+/// Up to this many bytes in several pieces are written as one.
+const GATHERED: usize = 1024;
 
 /// Whether bytes arrived since somebody last asked. Atomic only because hyper wants upgradable
 /// streams to be `Send`; nothing is ordered by it.
@@ -160,7 +164,19 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        // A head with a small body: copying is cheaper than having the kernel gather.
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        match bufs {
+            [only] => Pin::new(&mut self.io).poll_write(cx, only),
+            several if length <= GATHERED => {
+                let mut gathered = SmallVec::<[u8; GATHERED]>::new();
+                several
+                    .iter()
+                    .for_each(|buf| gathered.extend_from_slice(buf));
+                Pin::new(&mut self.io).poll_write(cx, &gathered)
+            }
+            many => Pin::new(&mut self.io).poll_write_vectored(cx, many),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

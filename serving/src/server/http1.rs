@@ -77,8 +77,10 @@ fn builder(options: &ServerOptions) -> Builder {
         // request; so does hyper without half-closed connections.
         .half_close(false)
         .header_read_timeout(None)
-        .max_headers(options.max_headers)
         .max_header_size(options.max_header_bytes + HEAD_SLACK)
         .max_buf_size(options.max_header_bytes + HEAD_SLACK);
+    if let Some(max_headers) = options.max_headers {
+        builder.max_headers(max_headers);
+    }
     builder
 }

@@ -412,7 +412,10 @@ fn the_head_is_limited() {
         };
         let mut client = send(proxy.address, &request((1 << 20) - 100)).await;
         let mut app = accept(&app).await;
-        read_until(&mut app, "\r\n\r\n").await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            app.read_buf(&mut head).await.expect("more of the head");
+        }
         write(&mut app, OK).await;
         assert!(
             read_until(&mut client, "ok")
@@ -441,15 +444,15 @@ fn many_header_lines_are_limited() {
                 "X-A: 1\r\n".repeat(count)
             )
         };
-        let _client = send(proxy.address, &request(500)).await;
+        let _client = send(proxy.address, &request(90)).await;
         assert_eq!(
             read_head(&mut accept(&app).await)
                 .await
                 .matches("X-A: 1")
                 .count(),
-            500
+            90
         );
-        let mut client = send(proxy.address, &request(600)).await;
+        let mut client = send(proxy.address, &request(110)).await;
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 431 "));
     });
 }

@@ -13,20 +13,23 @@ pub(super) fn refusal<B: http_body::Body, G: Guard>(
         return Some(Response::new(Body::unguarded("")));
     }
     if has_bad_escape(uri.path()) {
-        return Some(bad_request("400 Bad Request"));
+        return Some(refuse(StatusCode::BAD_REQUEST, "400 Bad Request"));
     }
     if !request.body().is_end_stream() && has_other_coding(request) {
         let text = "501 Not Implemented: unsupported transfer encoding";
         return Some(refuse(StatusCode::NOT_IMPLEMENTED, text));
     }
     if request.version() == Version::HTTP_11 {
-        let mut hosts = request.headers().get_all(header::HOST).iter();
-        let host = hosts.next();
-        if host.is_none() && uri.authority().is_none() {
-            return Some(bad_request("400 Bad Request: missing required Host header"));
+        let headers = request.headers();
+        if uri.authority().is_none() && !headers.contains_key(header::HOST) {
+            let text = "400 Bad Request: missing required Host header";
+            return Some(refuse(StatusCode::BAD_REQUEST, text));
         }
-        if hosts.next().is_some() {
-            return Some(bad_request("400 Bad Request: too many Host headers"));
+        // Only a message in which some name occurs twice needs the look-up.
+        let repeats = headers.keys_len() != headers.len();
+        if repeats && headers.get_all(header::HOST).iter().count() > 1 {
+            let text = "400 Bad Request: too many Host headers";
+            return Some(refuse(StatusCode::BAD_REQUEST, text));
         }
     }
     None
@@ -46,10 +49,6 @@ fn has_other_coding<B>(request: &Request<B>) -> bool {
     let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
     let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     codings.next().is_some_and(|first| !chunked(first)) || codings.next().is_some()
-}
-
-fn bad_request<G: Guard>(text: &'static str) -> Response<Body<G>> {
-    refuse(StatusCode::BAD_REQUEST, text)
 }
 
 fn refuse<G: Guard>(status: StatusCode, text: &'static str) -> Response<Body<G>> {

@@ -1,0 +1,274 @@
+//! The activator's environment: names, defaults and rules of upstream's (`cmd/activator/main.go`).
+//!
+//! Read once at start; every problem is reported, not only the first.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serving::environment::{Environment, Problems, Reader};
+use serving::go;
+
+use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
+
+/// Plain HTTP/1 and h2c.
+pub const HTTP_PORT: u16 = 8012;
+/// The same handler once more.
+pub const HTTP2_PORT: u16 = 8013;
+
+/// Upstream's default for `METRICS_PROMETHEUS_PORT`.
+const METRICS_PORT: u16 = 9090;
+const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// What the environment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Everything the library is started with; the mesh settings come from `config-network`.
+    pub options: Options,
+    /// `SYSTEM_NAMESPACE`.
+    pub system_namespace: String,
+    /// `CONFIG_LOGGING_NAME`.
+    pub config_logging: String,
+    /// `CONFIG_OBSERVABILITY_NAME`.
+    pub config_observability: String,
+    /// `KUBERNETES_MIN_VERSION` as major and minor.
+    pub kubernetes_min_version: (u32, u32),
+    /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
+    pub metrics_address: SocketAddr,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the variables. `resolv_conf` is the content of `/etc/resolv.conf`, if it can be read.
+    pub fn from_environment(
+        environment: &dyn Environment,
+        resolv_conf: Option<&str>,
+    ) -> Result<Self, Problems> {
+        let mut reader = Reader::new(environment);
+        let pod_name = reader.required_string("POD_NAME");
+        let pod_ip = reader.required_string("POD_IP");
+        let system_namespace = reader.required_string("SYSTEM_NAMESPACE");
+        let domain = cluster_domain(resolv_conf, &reader.string("CLUSTER_DOMAIN"));
+        let mut options = Options::new(pod_name, pod_ip);
+        options.autoscaler_url = Some(format!(
+            "ws://autoscaler.{system_namespace}.svc.{domain}:8080"
+        ));
+        options.cluster_domain = domain;
+        options.probe.timeout = duration(&mut reader, "PROBE_TIMEOUT", PROBE_TIMEOUT);
+        options.probe.frequency = duration(&mut reader, "PROBE_FREQUENCY", PROBE_FREQUENCY);
+        options.max_idle_connections = count(
+            &mut reader,
+            "MAX_IDLE_PROXY_CONNS",
+            "MaxIdleProxyConns",
+            options.max_idle_connections,
+        );
+        options.max_idle_connections_per_destination = count(
+            &mut reader,
+            "MAX_IDLE_PROXY_CONNS_PER_HOST",
+            "MaxIdleProxyConnsPerHost",
+            options.max_idle_connections_per_destination,
+        );
+        options.limits.max_queued_per_revision = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_PER_REVISION",
+            "MaxQueuedPerRevision",
+            options.limits.max_queued_per_revision,
+        );
+        options.limits.max_queued = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED",
+            "MaxQueued",
+            options.limits.max_queued,
+        );
+        let config = Self {
+            options,
+            system_namespace,
+            config_logging: name(&mut reader, "CONFIG_LOGGING_NAME", "config-logging"),
+            config_observability: name(
+                &mut reader,
+                "CONFIG_OBSERVABILITY_NAME",
+                "config-observability",
+            ),
+            kubernetes_min_version: min_version(&mut reader),
+            metrics_address: metrics_address(&mut reader),
+        };
+        reader.finish(config)
+    }
+}
+
+/// Upstream asks the variable only when `/etc/resolv.conf` could be opened.
+fn cluster_domain(resolv_conf: Option<&str>, variable: &str) -> String {
+    let Some(resolv_conf) = resolv_conf else {
+        return DEFAULT_DOMAIN.to_owned();
+    };
+    if !variable.is_empty() {
+        return variable.to_owned();
+    }
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.strip_prefix("search "))
+        .flat_map(|domains| domains.split(' '))
+        .find_map(|domain| domain.strip_prefix("svc."))
+        .map_or(DEFAULT_DOMAIN, |domain| domain.trim_end_matches('.'))
+        .to_owned()
+}
+
+fn name(reader: &mut Reader<'_>, variable: &'static str, default: &str) -> String {
+    match reader.string(variable) {
+        name if name.is_empty() => default.to_owned(),
+        name => name,
+    }
+}
+
+fn duration(reader: &mut Reader<'_>, variable: &'static str, default: Duration) -> Duration {
+    let text = reader.string(variable);
+    if text.is_empty() {
+        return default;
+    }
+    match go::parse_duration(&text) {
+        Ok(nanos) if nanos > 0 => go::duration_to_std(nanos),
+        Ok(_) => {
+            reader.invalid(variable, "must be longer than zero");
+            default
+        }
+        Err(error) => {
+            reader.invalid(variable, error.to_string());
+            default
+        }
+    }
+}
+
+fn count(
+    reader: &mut Reader<'_>,
+    variable: &'static str,
+    field: &'static str,
+    default: usize,
+) -> usize {
+    if reader.string(variable).is_empty() {
+        return default;
+    }
+    let value = reader.integer(variable, field);
+    usize::try_from(value).unwrap_or_else(|_| {
+        reader.invalid(variable, "must not be negative");
+        default
+    })
+}
+
+/// `v1.34.0` and the like; the patch level does not matter.
+fn min_version(reader: &mut Reader<'_>) -> (u32, u32) {
+    const VARIABLE: &str = "KUBERNETES_MIN_VERSION";
+    const DEFAULT: (u32, u32) = (1, 34);
+    let text = reader.string(VARIABLE);
+    if text.is_empty() {
+        return DEFAULT;
+    }
+    parse_version(&text).unwrap_or_else(|| {
+        reader.invalid(VARIABLE, "is not a version");
+        DEFAULT
+    })
+}
+
+/// Major and minor of a version such as `v1.34.2-gke.5`.
+pub fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.strip_prefix('v').unwrap_or(text).split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor: String = parts
+        .next()?
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    Some((major, minor.parse().ok()?))
+}
+
+fn metrics_address(reader: &mut Reader<'_>) -> SocketAddr {
+    let host = reader.string("METRICS_PROMETHEUS_HOST");
+    let everywhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let ip = match host.as_str() {
+        "" => everywhere,
+        text => text.parse().unwrap_or_else(|_| {
+            reader.invalid("METRICS_PROMETHEUS_HOST", "is not an IP address");
+            everywhere
+        }),
+    };
+    let default = usize::from(METRICS_PORT);
+    let port = count(
+        reader,
+        "METRICS_PROMETHEUS_PORT",
+        "MetricsPrometheusPort",
+        default,
+    );
+    let port = u16::try_from(port).ok().filter(|port| *port >= 1024);
+    let port = port.unwrap_or_else(|| {
+        reader.invalid("METRICS_PROMETHEUS_PORT", "must be between 1024 and 65535");
+        METRICS_PORT
+    });
+    SocketAddr::new(ip, port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: &[(&str, &str)] = &[
+        ("POD_NAME", "activator-0"),
+        ("POD_IP", "10.1.0.1"),
+        ("SYSTEM_NAMESPACE", "knative-serving"),
+    ];
+
+    fn read(more: &[(&str, &str)], resolv_conf: Option<&str>) -> Result<Config, Problems> {
+        let all = [REQUIRED, more].concat();
+        Config::from_environment(&all.as_slice(), resolv_conf)
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let config = read(&[], None).unwrap();
+        let options = &config.options;
+        assert_eq!(options.probe.timeout, Duration::from_millis(300));
+        assert_eq!(options.probe.frequency, Duration::from_millis(200));
+        assert_eq!(
+            options.autoscaler_url.as_deref(),
+            Some("ws://autoscaler.knative-serving.svc.cluster.local:8080")
+        );
+        assert_eq!(options.max_idle_connections, 1000);
+        assert_eq!(options.max_idle_connections_per_destination, 100);
+        assert_eq!(config.config_logging, "config-logging");
+        assert_eq!(config.kubernetes_min_version, (1, 34));
+        assert_eq!(config.metrics_address.to_string(), "[::]:9090");
+    }
+
+    #[test]
+    fn the_cluster_domain_comes_from_resolv_conf() {
+        let file = "nameserver 10.0.0.1\nsearch default.svc.corp svc.corp. corp\n";
+        let domain = |variable: &str, file: Option<&str>| {
+            let config = read(&[("CLUSTER_DOMAIN", variable)], file).unwrap();
+            config.options.cluster_domain
+        };
+        assert_eq!(domain("", Some(file)), "corp");
+        assert_eq!(domain("other", Some(file)), "other");
+        assert_eq!(domain("other", None), "cluster.local");
+        assert_eq!(domain("", Some("search corp\n")), "cluster.local");
+    }
+
+    #[test]
+    fn every_problem_is_reported() {
+        let environment: &[(&str, &str)] = &[
+            ("POD_NAME", "activator-0"),
+            ("SYSTEM_NAMESPACE", "knative-serving"),
+            ("PROBE_TIMEOUT", "soon"),
+            ("PROBE_FREQUENCY", "0s"),
+            ("MAX_IDLE_PROXY_CONNS", "-1"),
+            ("METRICS_PROMETHEUS_PORT", "80"),
+            ("KUBERNETES_MIN_VERSION", "new"),
+        ];
+        let problems = Config::from_environment(&environment, None).unwrap_err();
+        assert_eq!(problems.iter().count(), 6, "{problems}");
+    }
+
+    #[test]
+    fn versions() {
+        assert_eq!(parse_version("v1.34.2-gke.5"), Some((1, 34)));
+        assert_eq!(parse_version("1.35+"), Some((1, 35)));
+        assert_eq!(parse_version("one"), None);
+    }
+}

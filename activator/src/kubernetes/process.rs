@@ -1,0 +1,223 @@
+//! An activator's life in a cluster: start in upstream's order, serve, drain.
+//!
+//! Upstream: `cmd/activator/main.go`.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use serving::body::Body;
+use serving::config::observability::PROTOCOL_PROMETHEUS;
+use serving::forward::error_response;
+use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
+use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::config_maps::{self, Configuration};
+use super::watches::{Watches, may_list_endpoint_slices};
+use crate::config::{Config, HTTP_PORT, HTTP2_PORT, parse_version};
+use crate::{Activator, UPDATES_CAPACITY};
+
+/// How long the API server may take to answer at start, and the pause between questions.
+const VERSION_PATIENCE: Duration = Duration::from_secs(60);
+const VERSION_PAUSE: Duration = Duration::from_secs(1);
+/// Requests and tunnels may take so long after the drain, which keeps the whole below the
+/// Deployment's grace period of 600 s.
+const FINISH_LIMIT: Duration = Duration::from_secs(540);
+/// Upstream's limit on heads of scrapes.
+const SCRAPE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the activator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The API server is older than `KUBERNETES_MIN_VERSION`.
+    #[error("API server has version {found}, at least {}.{} is needed", wanted.0, wanted.1)]
+    TooOld {
+        /// What it says.
+        found: String,
+        /// What is needed.
+        wanted: (u32, u32),
+    },
+    /// The API server did not answer.
+    #[error("API server not reached")]
+    Unreachable(#[source] Box<kube::Error>),
+    /// A setting that this activator cannot honour.
+    #[error("system-internal-tls is enabled, which this activator does not speak")]
+    InternalTls,
+    /// A port cannot be listened on.
+    #[error("cannot listen on port {port}")]
+    Bind {
+        /// The port.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The watches ended before everything was listed.
+    #[error("watches ended")]
+    Watches,
+}
+
+/// Serves scrapes.
+struct Scrapes(Registry);
+
+/// Waits until the API server answers, and refuses one that is too old.
+pub async fn check_version(client: &Client, wanted: (u32, u32)) -> Result<(), StartError> {
+    let deadline = Instant::now() + VERSION_PATIENCE;
+    loop {
+        match client.apiserver_version().await {
+            Ok(info) => {
+                let found = parse_version(&info.git_version);
+                return match found.filter(|found| *found >= wanted) {
+                    Some(_) => Ok(()),
+                    None => Err(StartError::TooOld {
+                        found: info.git_version,
+                        wanted,
+                    }),
+                };
+            }
+            Err(error) if Instant::now() >= deadline => {
+                return Err(StartError::Unreachable(Box::new(error)));
+            }
+            Err(error) => tracing::warn!(%error, "API server does not answer yet"),
+        }
+        tokio::time::sleep(VERSION_PAUSE).await;
+    }
+}
+
+/// Runs until `stop` and everything after it is done. On a `LocalRuntime`.
+pub async fn run(
+    config: Config,
+    configuration: Configuration,
+    client: Client,
+    log: LineWriter,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    if configuration.network.system_internal_tls {
+        return Err(StartError::InternalTls);
+    }
+    let mut options = config.options;
+    let network = &configuration.network;
+    options.probe.mesh_mode = network.mesh_compatibility_mode;
+    options.probe.mesh_pod_addressability = network.enable_mesh_pod_addressability;
+    let drain = options.drain;
+
+    let mut registry = Registry::default();
+    let (updates, received) = mpsc::channel(UPDATES_CAPACITY);
+    let (activator, driver) = crate::new(options, received, &mut registry);
+    activator.log_requests_to(log);
+    config_maps::apply(&configuration.observability, &activator);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_local(driver.run());
+
+    let slices = may_list_endpoint_slices(&client).await.unwrap_or(false);
+    let source = if slices {
+        "EndpointSlices"
+    } else {
+        "Endpoints"
+    };
+    tracing::info!("addresses come from {source}");
+    let (synced, listed) = oneshot::channel();
+    let watches = Watches::new(&client, slices, updates.clone());
+    tasks.spawn_local(watches.run(synced));
+    listed.await.map_err(|_| StartError::Watches)?;
+    // What has left the channel is applied: the driver does that without yielding.
+    while updates.capacity() < updates.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    drop(updates);
+
+    let follower = activator.clone();
+    tasks.spawn_local(async move {
+        let (namespace, name) = (config.system_namespace, config.config_observability);
+        config_maps::follow(&client, &namespace, &name, &follower).await;
+    });
+    if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
+        let scrapes = Scrapes(registry);
+        let socket = bind(config.metrics_address).await?;
+        tasks.spawn_local(serve_scrapes(socket, scrapes));
+    }
+    let ports = [HTTP_PORT, HTTP2_PORT].map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let mut listeners = Vec::new();
+    for address in ports {
+        listeners.push(Listener::plain(bind(address).await?));
+    }
+    serve(&activator, listeners, drain, stop).await;
+    tasks.abort_all();
+    Ok(())
+}
+
+/// Serves; after `stop`, health fails for as long as load balancers need to hear of it, and then
+/// what is under way is finished.
+async fn serve(
+    activator: &Activator,
+    listeners: Vec<Listener>,
+    drain: Duration,
+    stop: impl Future<Output = ()>,
+) {
+    let shutdown = Shutdown::new();
+    let handler = Rc::new(activator.clone());
+    let served = server::serve(
+        listeners,
+        handler,
+        ServerOptions::default(),
+        shutdown.clone(),
+    );
+    let ended = async {
+        stop.await;
+        tracing::info!("draining");
+        activator.drain();
+        tokio::time::sleep(drain).await;
+        shutdown.drain();
+        tokio::time::sleep(FINISH_LIMIT).await;
+        tracing::warn!("requests are still running, ending them");
+        shutdown.stop();
+        activator.tunnels().close();
+    };
+    let finished = async {
+        served.await;
+        // Upstream forgets its tunnels here; nothing depends on that.
+        activator.tunnels().closed().await;
+    };
+    tokio::select! {
+        () = finished => {}
+        () = ended => {}
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let port = address.port();
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Bind { port, source })
+}
+
+async fn serve_scrapes(socket: TcpListener, scrapes: Scrapes) {
+    let options = ServerOptions {
+        http2: false,
+        header_read_timeout: SCRAPE_HEAD_TIMEOUT,
+        ..ServerOptions::default()
+    };
+    let listeners = vec![Listener::plain(socket)];
+    server::serve(listeners, Rc::new(scrapes), options, Shutdown::new()).await;
+}
+
+impl Handler for Scrapes {
+    type Guard = ();
+
+    async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
+        if request.uri().path() != "/metrics" {
+            return error_response(StatusCode::NOT_FOUND, "404 page not found", ());
+        }
+        let mut response = Response::new(Body::full(prometheus_text(&self.0), ()));
+        let kind = HeaderValue::from_static(PROMETHEUS_TEXT);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
