@@ -61,7 +61,7 @@ async fn talk(mut stream: TcpStream, pod: Pod, requests: Arc<AtomicUsize>) {
             "{request}"
         );
         assert!(
-            request.contains("accept: application/protobuf\r\n"),
+            request.contains("Accept: application/protobuf\r\n"),
             "{request}"
         );
         requests.fetch_add(1, Ordering::SeqCst);
@@ -70,7 +70,7 @@ async fn talk(mut stream: TcpStream, pod: Pod, requests: Arc<AtomicUsize>) {
             Pod::Answers(text) => text.as_bytes().to_vec(),
             Pod::Hangs => std::future::pending().await,
         };
-        if stream.write_all(&answer).await.is_err() || request.contains("connection: close") {
+        if stream.write_all(&answer).await.is_err() || request.contains("Connection: close") {
             return;
         }
     }
