@@ -37,6 +37,9 @@ use probe_board::ProbeBoard;
 use replica::{Replica, Seed, State};
 use revision::{Revision, Trouble};
 
+/// After a replica could not be made, for want of ports or descriptors.
+const SCALE_RETRY: Duration = Duration::from_secs(1);
+
 /// Between looks whether the guard is there.
 const GUARD_CHECK: Duration = Duration::from_secs(1);
 
@@ -83,6 +86,7 @@ pub struct Cluster {
     next_replica: Cell<u64>,
     replicas: Cell<usize>,
     over_limit: Cell<bool>,
+    retrying: Cell<bool>,
     replica_ended: Notify,
     ending: Cell<bool>,
 }
@@ -116,6 +120,7 @@ impl Cluster {
             next_replica: Cell::new(1),
             replicas: Cell::new(0),
             over_limit: Cell::new(false),
+            retrying: Cell::new(false),
             replica_ended: Notify::new(),
             ending: Cell::new(false),
         }
@@ -322,6 +327,9 @@ impl Cluster {
             }
         } else {
             for _ in living.len()..allowed {
+                if self.retrying.get() {
+                    break;
+                }
                 if self.replicas.get() >= settings.max_replicas {
                     if !self.over_limit.replace(true) {
                         self.console.complain(format_args!(
@@ -361,6 +369,7 @@ impl Cluster {
                     revision.id.name
                 ));
                 self.not_ready_because(revision, error);
+                self.scale_later();
                 return;
             }
         };
@@ -378,6 +387,21 @@ impl Cluster {
             replica,
             seed,
         ));
+    }
+
+    /// Tries again what could not be done now.
+    fn scale_later(self: &Rc<Self>) {
+        if self.retrying.replace(true) {
+            return;
+        }
+        let cluster = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(SCALE_RETRY).await;
+            cluster.retrying.set(false);
+            for revision in cluster.revisions() {
+                cluster.scale(&revision);
+            }
+        });
     }
 
     fn send_away(self: &Rc<Self>, revision: &Rc<Revision>, replica: &Rc<Replica>) {

@@ -3,13 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::sample_app::SampleApp;
 
 /// The front port when none is given.
 pub const DEFAULT_PORT: u16 = 8080;
+
+const ABOUT: &str =
+    "Knative Serving on one machine: runs Services as processes, from zero to many and back";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,7 +36,7 @@ Hosts:
 
 /// Knative Serving on one machine: runs Services as processes, from zero to many and back.
 #[derive(Debug, Parser)]
-#[command(name = "pilotlight", version, about, after_help = EXAMPLES, after_long_help = long_help(EXAMPLES))]
+#[command(name = "pilotlight", version, about = ABOUT, after_help = EXAMPLES, after_long_help = long_help(EXAMPLES))]
 #[command(
     propagate_version = true,
     subcommand_required = true,
@@ -82,8 +85,10 @@ pub enum Command {
 
 /// `pilotlight run`
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["filenames", "command"]).required(true).multiple(true))]
 pub struct Run {
-    /// A manifest: a file, a folder, or - for standard input. May be repeated.
+    /// A manifest: a file, a folder, or - for standard input. May be repeated, or several with
+    /// commas between them.
     #[arg(
         short = 'f',
         long = "filename",
@@ -103,8 +108,9 @@ pub struct Run {
     )]
     pub name: String,
 
-    /// An annotation of the revision when a bare command is run. May be repeated.
-    #[arg(long = "annotation", value_name = "KEY=VALUE", env = "PILOTLIGHT_ANNOTATION", value_parser = key_value, value_delimiter = ',', conflicts_with = "filenames")]
+    /// An annotation of the revision when a bare command is run. May be repeated; the
+    /// variable has one per line.
+    #[arg(long = "annotation", value_name = "KEY=VALUE", env = "PILOTLIGHT_ANNOTATION", value_parser = key_value, value_delimiter = '\n', conflicts_with = "filenames")]
     pub annotations: Vec<(String, String)>,
 
     /// The front port's address. Without it 127.0.0.1 and [::1], port 8080.
@@ -141,12 +147,7 @@ pub struct Run {
     pub limits: Limits,
 
     /// A program that listens on $PORT, with its arguments; `$(PORT)` in them is replaced.
-    #[arg(
-        last = true,
-        value_name = "COMMAND",
-        conflicts_with = "filenames",
-        required_unless_present = "filenames"
-    )]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "filenames")]
     pub command: Vec<String>,
 }
 
@@ -370,9 +371,9 @@ mod tests {
         assert_eq!(files.filenames, ["a.yaml", "b"]);
         assert_eq!(files.listen(), Listen::Loopback(9000));
         assert_eq!(files.drain_timeout, Duration::from_secs(60));
-        let bare = run("run --name x --annotation a/b=c=d -- sh -c true");
+        let bare = run("run --name x --annotation a/b=c=d,e -- sh -c true");
         assert_eq!(bare.command, ["sh", "-c", "true"]);
-        assert_eq!(bare.annotations, [("a/b".into(), "c=d".into())]);
+        assert_eq!(bare.annotations, [("a/b".into(), "c=d,e".into())]);
         for wrong in [
             "run",
             "run -f a -- b",

@@ -296,6 +296,8 @@ async fn serve(
         if !in_time {
             console.say("requests that took too long are cut off");
             shutdown.stop();
+            gateway.tunnels().close();
+            parts.activator.tunnels().close();
         }
         cluster.end().await;
     };

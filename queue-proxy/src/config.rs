@@ -14,6 +14,8 @@ use std::time::Duration;
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
 
+use crate::telemetry::TelemetrySettings;
+
 pub use self::observability::{
     MetricsProtocol, Observability, ObservabilityError, TracingProtocol,
 };
@@ -29,6 +31,9 @@ pub const QUIET_PERIOD: Duration = Duration::from_secs(30);
 
 /// The least time that upgraded connections get after the servers closed (`hijackDrainDuration`).
 pub const HIJACK_DRAIN: Duration = Duration::from_secs(60);
+
+/// From accept to the end of a request's head (`pkg/queue/sharedmain/servers.go`).
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The port of `/wait-for-drain` (`pkg/networking/constants.go`, `QueueAdminPort`).
 pub const ADMIN_PORT: u16 = 8022;
@@ -75,6 +80,8 @@ pub struct Config {
     pub identity: Identity,
     /// `OBSERVABILITY_CONFIG` over its defaults.
     pub observability: Observability,
+    /// Where it goes, and what the environment changes of that.
+    pub telemetry: TelemetrySettings,
     /// TLS policy, looked at only when certificates exist.
     pub tls: TlsSettings,
     /// What no controller sets.
@@ -126,6 +133,9 @@ pub struct Options {
     pub quiet_period: Duration,
     /// The least time for upgraded connections after the servers closed.
     pub hijack_drain: Duration,
+    /// How long a request's head may take on the data ports, see
+    /// [`serving::server::ServerOptions::header_read_timeout`]. 60 s by default.
+    pub header_read_timeout: Duration,
     /// The pauses between attempts of an aggressive readiness round.
     pub probe_pacing: ProbePacing,
     /// Whether the user metrics carry the `revision_*` names from before 1.19 as well.
@@ -184,6 +194,7 @@ impl Config {
         let logging_level = reader.required_string("SERVING_LOGGING_LEVEL");
         let identity = Identity::read(&mut reader);
         let (observability, legacy_metrics) = Observability::read(&mut reader);
+        let telemetry = TelemetrySettings::read(&mut reader, environment, &observability);
         let tls = TlsSettings::read(&mut reader);
         let options = Options::read(&mut reader, &observability, legacy_metrics);
         reader.finish(Self {
@@ -204,6 +215,7 @@ impl Config {
             logging_level,
             identity,
             observability,
+            telemetry,
             tls,
             options,
         })
@@ -375,6 +387,7 @@ impl Default for Options {
             queue_depth: None,
             quiet_period: QUIET_PERIOD,
             hijack_drain: HIJACK_DRAIN,
+            header_read_timeout: HEADER_READ_TIMEOUT,
             probe_pacing: ProbePacing::CLUSTER,
             legacy_metrics: false,
             user_metrics_port: USER_METRICS_PORT,

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 
 use crate::deadline::{Deadline, Expired};
 use crate::pool::UpstreamBody;
+use crate::server::Busy;
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Body<G: Guard = ()> {
     deadline: Option<Deadline>,
     /// Taken at the end.
     guard: Option<G>,
+    /// Until the drop: bytes read in the meantime belong to this exchange.
+    busy: Option<Busy>,
 }
 
 enum Source {
@@ -128,15 +131,26 @@ impl<G: Guard> Body<G> {
             bytes: 0,
             deadline: None,
             guard,
+            busy: None,
         }
+    }
+
+    /// Lets the client's connection count as busy while this body lives.
+    pub(crate) fn keep_busy(&mut self, busy: Busy) {
+        self.busy = Some(busy);
     }
 
     /// Marks the response as started and enforces total and idle deadline on the body.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Deadline) -> Self {
+        self.set_deadline(deadline);
+        self
+    }
+
+    /// [`Body::with_deadline`] in place: `Response::map` moves head and body twice.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
         deadline.started();
         self.deadline = Some(deadline);
-        self
     }
 
     /// The same body with another guard, made from the old one.
@@ -146,6 +160,7 @@ impl<G: Guard> Body<G> {
             bytes: self.bytes,
             deadline: self.deadline.take(),
             guard: Some(wrap(self.guard.take())),
+            busy: self.busy.take(),
         }
     }
 

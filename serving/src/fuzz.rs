@@ -1,11 +1,20 @@
-//! Seeded mutations of valid inputs for tests that say "whatever the bytes, this holds".
+//! Statements that hold whatever the bytes: everything that the data plane parses is a plain
+//! function over bytes in [`targets`], and panics when its statement does not hold.
+//!
+//! Tests run each target on its committed corpus and on seeded mutations of it; the fuzzers in
+//! `serving/fuzz` run the same functions on what libFuzzer comes up with.
 
+pub mod targets;
+
+#[cfg(test)]
 use fastrand::Rng;
 
 /// No input grows beyond this.
+#[cfg(test)]
 const MAX_BYTES: usize = 4096;
 
 /// Runs `check` on every seed and on `rounds` mutations of them, the same ones every time.
+#[cfg(test)]
 pub(crate) fn mutate(seeds: &[&[u8]], rounds: usize, check: fn(&[u8])) {
     for seed in seeds {
         check(seed);
@@ -22,6 +31,7 @@ pub(crate) fn mutate(seeds: &[&[u8]], rounds: usize, check: fn(&[u8])) {
 }
 
 /// One mutation: flip, set, insert, cut, repeat, or graft a part of another seed.
+#[cfg(test)]
 fn change(data: &mut Vec<u8>, seeds: &[&[u8]], rng: &mut Rng) {
     let at = rng.usize(..=data.len());
     let len = rng.usize(..=(data.len() - at).min(16));
@@ -41,3 +51,6 @@ fn change(data: &mut Vec<u8>, seeds: &[&[u8]], rng: &mut Rng) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@
 
 mod activity;
 mod connection;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod http1;
 mod http2;
 mod shutdown;
@@ -17,6 +19,7 @@ mod sniff;
 mod vet;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -33,7 +36,7 @@ use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::activity::{Activity, Observed};
-use self::connection::Answer;
+pub(crate) use self::connection::Busy;
 pub use self::connection::Connection;
 pub use self::shutdown::Shutdown;
 use self::sniff::Sniffed;
@@ -53,8 +56,9 @@ const MAX_FRAME: u32 = 1 << 20;
 const MAX_PENDING_RESETS: usize = 50;
 /// Streams that were reset because of the client's own errors (MadeYouReset).
 const MAX_ERROR_RESETS: usize = 1024;
-/// Response bytes buffered per HTTP/2 stream.
-const MAX_SEND_BUFFER: usize = 256 << 10;
+/// Response bytes buffered per HTTP/2 stream: what a client that opens its windows and does not
+/// read can make us hold, times [`MAX_STREAMS`].
+const MAX_SEND_BUFFER: usize = 64 << 10;
 /// What a head may exceed the configured limit by, as in Go.
 const HEAD_SLACK: usize = 4 << 10;
 
@@ -85,7 +89,7 @@ pub struct ServerOptions {
     /// Bytes of a request's head. Default: 1 MiB.
     pub max_header_bytes: usize,
     /// Header lines of a request's head. `None` is hyper's 100, which need no memory of their own;
-    /// any other number costs two allocations per request. Default: `None`.
+    /// any other number costs two allocations per request. On HTTP/2 it is 512. Default: `None`.
     pub max_headers: Option<usize>,
 }
 
@@ -274,16 +278,17 @@ impl<H: Handler> Server<H> {
         self: &Rc<Self>,
         request: Request<Incoming>,
         connection: &Rc<Connection>,
-    ) -> impl Future<Output = Result<Response<Answer<H::Guard>>, std::convert::Infallible>> + use<H>
-    {
+    ) -> impl Future<Output = Result<Response<Body<H::Guard>>, Infallible>> + use<H> {
         let handler = Rc::clone(&self.handler);
+        let max_headers = self.options.max_headers;
         let busy = connection.begin();
         async move {
-            let response = match vet::refusal(&request) {
+            let mut response = match vet::refusal(&request, max_headers) {
                 Some(refusal) => refusal,
                 None => handler.handle(request, busy.connection()).await,
             };
-            Ok(response.map(|body| Answer::new(body, busy)))
+            response.body_mut().keep_busy(busy);
+            Ok(response)
         }
     }
 }

@@ -134,7 +134,7 @@ impl WireStatMessages {
 }
 
 /// How many messages a frame holds, without decoding them.
-fn count_messages(mut frame: &[u8]) -> Result<usize, prost::DecodeError> {
+pub(crate) fn count_messages(mut frame: &[u8]) -> Result<usize, prost::DecodeError> {
     use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
     let mut count = 0;
     while !frame.is_empty() {

@@ -4,6 +4,8 @@
 //! WebSocket the frame headers are tracked, never a payload read, so that at the end of a drain
 //! both sides get a close frame with status 1001 between two frames.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod tunnel;
 mod websocket;
 

@@ -1,10 +1,15 @@
 //! Support for the end-to-end tests: the built `pilotlight`, a plain HTTP client, and waiting on
 //! conditions with a bound instead of sleeping.
 
+pub mod app;
 pub mod client;
+pub mod h2;
 pub mod load;
 pub mod manifest;
 pub mod pilotlight;
+pub mod recorder;
+pub mod sidecar;
+pub mod wire;
 
 use std::fmt::Debug;
 use std::future::Future;

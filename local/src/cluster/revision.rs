@@ -196,7 +196,7 @@ impl Revision {
         let proxied = sks.spec.mode != Some(OperationMode::Serve) || !any_ready;
         let status = &mut sks.status;
         status.service_name.clone_from(&self.id.name);
-        status.private_service_name = format!("{}-private", self.id.name);
+        status.private_service_name = activator::private_service::private_service(&self.id.name);
         status.mark_activator_endpoints_populated(proxied, now);
         if any_ready {
             status.mark_endpoints_ready(now);
@@ -279,4 +279,104 @@ fn initial_scale(template: &Template, config: &Autoscaler) -> u32 {
         .filter(|scale| *scale > 0 || (*scale == 0 && config.allow_zero_initial_scale))
         .unwrap_or(config.initial_scale);
     u32::try_from(scale).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use autoscaler::pod_autoscaler::OperationMode;
+
+    use super::*;
+    use crate::manifest::settings::Defaults;
+
+    fn revision(annotations: &[(&str, &str)], config: &Autoscaler) -> Revision {
+        let annotations = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let template =
+            Template::from_command(vec!["app".into()], annotations, &Defaults::default());
+        Revision::new(
+            RevisionId::new("default", "hello-00001"),
+            "hello",
+            Arc::new(template),
+            service::Reachability::Reachable,
+            config,
+        )
+    }
+
+    /// The scenarios of upstream's `TestGetInitialScale` (initial_scale_test.go).
+    #[test]
+    fn the_initial_scale_is_the_annotations_when_the_cluster_allows_it() {
+        let allowed = Autoscaler {
+            allow_zero_initial_scale: true,
+            ..Autoscaler::default()
+        };
+        let key = INITIAL_SCALE.name;
+        assert_eq!(revision(&[], &allowed).wanted.get(), 1);
+        assert_eq!(revision(&[(key, "3")], &allowed).wanted.get(), 3);
+        assert_eq!(revision(&[(key, "0")], &allowed).wanted.get(), 0);
+        let forbidden = Autoscaler::default();
+        assert_eq!(revision(&[(key, "0")], &forbidden).wanted.get(), 1);
+        assert_eq!(revision(&[(key, "x")], &forbidden).wanted.get(), 1);
+    }
+
+    #[test]
+    fn a_change_of_reachability_is_a_new_generation() {
+        let revision = revision(&[], &Autoscaler::default());
+        assert_eq!(revision.pod_autoscaler().generation, 1);
+        assert!(!revision.set_reachability(service::Reachability::Reachable));
+        assert!(revision.set_reachability(service::Reachability::Unreachable));
+        let object = revision.pod_autoscaler();
+        assert_eq!(object.generation, 2);
+        assert_eq!(object.spec.reachability, Reachability::Unreachable);
+        assert_eq!(object.labels[REVISION_LABEL], "hello-00001");
+    }
+
+    /// Without a ready pod the activator stays in the path whatever the spec says, as upstream's
+    /// ServerlessService controller has it.
+    #[test]
+    fn the_path_follows_mode_and_pods() {
+        let revision = revision(&[], &Autoscaler::default());
+        let at = UnixTime::from_seconds;
+        assert!(
+            !revision.reconcile_serverless_service(at(0)),
+            "there is none yet"
+        );
+        let spec = |mode| ServerlessServiceSpec {
+            mode: Some(mode),
+            ..ServerlessServiceSpec::default()
+        };
+        revision.set_serverless_service(spec(OperationMode::Serve), at(1));
+        assert!(revision.proxied.get());
+        let sks = revision.serverless_service().expect("one");
+        assert_eq!(sks.status.observed_generation, sks.generation);
+        assert_eq!(sks.status.private_service_name, "hello-00001-private");
+        assert_eq!(sks.status.proxy_for_ns(at(4)), 3_000_000_000);
+        assert!(!sks.is_ready());
+        assert!(
+            !revision.reconcile_serverless_service(at(9)),
+            "nothing changed"
+        );
+        revision.set_serverless_service(spec(OperationMode::Proxy), at(9));
+        let sks = revision.serverless_service().expect("one");
+        assert_eq!(sks.generation, 2);
+        assert_eq!(sks.status.proxy_for_ns(at(11)), 10_000_000_000);
+    }
+
+    #[test]
+    fn only_trouble_that_refuses_refuses() {
+        let revision = revision(&[], &Autoscaler::default());
+        let trouble = |refuses| Trouble {
+            reason: "the app ended".into(),
+            refuses,
+            retry_after: 1,
+        };
+        assert_eq!(revision.refusal(), None);
+        revision.set_trouble(Some(trouble(false)));
+        assert_eq!(revision.refusal(), None);
+        revision.set_trouble(Some(trouble(true)));
+        assert_eq!(revision.refusal(), Some(trouble(true)));
+        revision.set_trouble(None);
+        assert_eq!(revision.refusal(), None);
+    }
 }

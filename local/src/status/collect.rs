@@ -23,17 +23,28 @@ pub struct Sources {
     pub listen: Vec<std::net::SocketAddr>,
 }
 
+/// What autoscaler and activator said.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    decisions: &'a [RevisionSnapshot],
+    held: &'a [activator::RevisionSnapshot],
+}
+
 // === impl Sources ===
 
 impl Sources {
     /// The report of now. `decisions` is the autoscaler's view, `requests` the gateway's count.
     pub fn report(&self, decisions: &[RevisionSnapshot], requests: usize) -> Report {
         let port = self.listen.first().map_or(0, std::net::SocketAddr::port);
+        let seen = Seen {
+            decisions,
+            held: &self.activator.snapshot(),
+        };
         let services = self.cluster.with_catalog(|catalog| {
             catalog
                 .services()
                 .iter()
-                .map(|service| self.service(service, decisions, port))
+                .map(|service| self.service(service, seen, port))
                 .collect()
         });
         Report {
@@ -46,12 +57,7 @@ impl Sources {
         }
     }
 
-    fn service(
-        &self,
-        service: &service::Service,
-        decisions: &[RevisionSnapshot],
-        port: u16,
-    ) -> Service {
+    fn service(&self, service: &service::Service, seen: Seen<'_>, port: u16) -> Service {
         let host = match service.namespace.as_str() {
             "default" => DOMAIN.to_owned(),
             namespace => format!("{namespace}.{DOMAIN}"),
@@ -85,83 +91,82 @@ impl Sources {
                 .iter()
                 .filter_map(|known| {
                     let running = self.cluster.revision(&known.id)?;
-                    Some(self.revision(service, known, &running, decisions))
+                    Some(revision(service, known, &running, seen))
                 })
                 .collect(),
         }
     }
+}
 
-    fn revision(
-        &self,
-        service: &service::Service,
-        known: &service::Revision,
-        running: &revision::Revision,
-        decisions: &[RevisionSnapshot],
-    ) -> Revision {
-        let decision = decisions
+fn revision(
+    service: &service::Service,
+    known: &service::Revision,
+    running: &revision::Revision,
+    seen: Seen<'_>,
+) -> Revision {
+    let decision = seen
+        .decisions
+        .iter()
+        .find(|decision| decision.revision == known.id);
+    let held = seen
+        .held
+        .iter()
+        .find(|snapshot| snapshot.id == known.id)
+        .map_or(0, |snapshot| snapshot.queued);
+    let pods: Vec<Pod> = running
+        .replicas
+        .borrow()
+        .values()
+        .map(|replica| Pod {
+            name: replica.pod.clone(),
+            replica: replica.number,
+            state: replica.state().as_str().to_owned(),
+            pid: replica.pid().unwrap_or(0),
+            port: replica.port,
+            in_flight: replica.in_flight(),
+            restarts: replica.restarts.get(),
+        })
+        .collect();
+    let count = |state: State| {
+        pods.iter()
+            .filter(|pod| pod.state == state.as_str())
+            .count()
+    };
+    Revision {
+        name: known.id.name.clone(),
+        ready: known.ready,
+        traffic_percent: service
+            .active()
             .iter()
-            .find(|decision| decision.revision == known.id);
-        let held = self
-            .activator
-            .snapshot()
-            .iter()
-            .find(|snapshot| snapshot.id == known.id)
-            .map_or(0, |snapshot| snapshot.queued);
-        let pods: Vec<Pod> = running
-            .replicas
-            .borrow()
-            .values()
-            .map(|replica| Pod {
-                name: replica.pod.clone(),
-                replica: replica.number,
-                state: replica.state().as_str().to_owned(),
-                pid: replica.pid().unwrap_or(0),
-                port: replica.port,
-                in_flight: replica.in_flight(),
-                restarts: replica.restarts.get(),
-            })
-            .collect();
-        let count = |state: State| {
-            pods.iter()
-                .filter(|pod| pod.state == state.as_str())
-                .count()
-        };
-        Revision {
-            name: known.id.name.clone(),
-            ready: known.ready,
-            traffic_percent: service
-                .active()
-                .iter()
-                .filter(|target| target.revision == known.id)
-                .map(|target| target.percent)
-                .sum(),
-            replicas: Replicas {
-                ready: count(State::Ready),
-                starting: count(State::Starting),
-                waiting: count(State::Waiting),
-                draining: count(State::Draining),
-            },
-            desired_scale: i64::from(running.wanted.get()),
-            // Adding zero turns a negative zero into the plain one.
-            concurrency: decision.map_or(0.0, |decision| decision.stable + 0.0),
-            panic_concurrency: decision.map_or(0.0, |decision| decision.panic + 0.0),
-            mode: if decision.is_some_and(|decision| decision.panic_mode) {
-                "panic"
-            } else {
-                "stable"
-            }
-            .to_owned(),
-            in_path: running.proxied.get(),
-            excess_burst_capacity: decision.map_or(0, |decision| decision.excess_burst_capacity),
-            active: running.active(),
-            held,
-            scrape_error: decision.and_then(|decision| decision.scrape_error.clone()),
-            reason: running
-                .trouble
-                .borrow()
-                .as_ref()
-                .map(|trouble| trouble.reason.clone()),
-            pods,
+            .filter(|target| target.revision == known.id)
+            .map(|target| target.percent)
+            .sum(),
+        replicas: Replicas {
+            ready: count(State::Ready),
+            starting: count(State::Starting),
+            waiting: count(State::Waiting),
+            draining: count(State::Draining),
+        },
+        desired_scale: i64::from(running.wanted.get()),
+        // Adding zero turns a negative zero into the plain one.
+        concurrency: decision.map_or(0.0, |decision| decision.stable + 0.0),
+        panic_concurrency: decision.map_or(0.0, |decision| decision.panic + 0.0),
+        mode: if decision.is_some_and(|decision| decision.panic_mode) {
+            "panic"
+        } else {
+            "stable"
         }
+        .to_owned(),
+        in_path: running.proxied.get(),
+        excess_burst_capacity: decision.map_or(0, |decision| decision.excess_burst_capacity),
+        active: running.active(),
+        held,
+        scrape_error: decision.and_then(|decision| decision.scrape_error.clone()),
+        reason: running
+            .trouble
+            .borrow()
+            .as_ref()
+            .map(|trouble| trouble.reason.clone()),
+        pods,
     }
 }

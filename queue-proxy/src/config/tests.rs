@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn environment() -> BTreeMap<String, String> {
@@ -214,3 +216,60 @@ fn settings_of_our_own_have_upstreams_defaults_and_are_checked() {
     .expect_err("five problems");
     assert_eq!(problems.iter().count(), 5, "{problems}");
 }
+
+/// Text that some variable takes, or nearly takes, or anything at all.
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[-+]?[0-9]{1,20}",
+        "(true|false|T|0|1|debug|1\\.[23])",
+        "[0-9]{1,6}(ns|ms|s|m|h)",
+        r#"\{"(tracing|metrics|requestMetrics|runtime)":\{"(protocol|exportInterval)":("[a-z]{0,9}"|-?[0-9]{1,19})\}\}"#,
+        r#"\[?\{"(httpGet|tcpSocket|grpc|exec)":(null|\{"port":("[a-z]{0,3}"|-?[0-9]{1,6})\})\}\]?"#,
+        r#"\{\{(range|if|\.Request|js|printf) ?[.a-zA-Z"%]{0,12}\}\}"#,
+    ]
+}
+
+proptest! {
+    /// Whatever the variables say, they are refused with a line per problem, or make a sidecar
+    /// that can be built or says why not.
+    #[test]
+    fn any_environment_is_taken_or_refused(
+        changes in proptest::collection::vec((0..NAMES.len(), value()), 0..6),
+    ) {
+        let mut environment = environment();
+        for (name, value) in changes {
+            environment.insert(NAMES[name].to_owned(), value);
+        }
+        match Config::from_environment(&environment) {
+            Ok(config) => {
+                let _ = crate::QueueProxy::new(config);
+            }
+            Err(problems) => prop_assert!(problems.iter().all(|it| !it.to_string().is_empty())),
+        }
+    }
+}
+
+/// What the test above changes.
+const NAMES: [&str; 20] = [
+    "CONTAINER_CONCURRENCY",
+    "QUEUE_SERVING_PORT",
+    "USER_PORT",
+    "REVISION_TIMEOUT_SECONDS",
+    "REVISION_RESPONSE_START_TIMEOUT_SECONDS",
+    "REVISION_IDLE_TIMEOUT_SECONDS",
+    "SERVING_READINESS_PROBE",
+    "ENABLE_MULTI_CONTAINER_PROBES",
+    "ENABLE_HTTP2_AUTO_DETECTION",
+    "ENABLE_HTTP_FULL_DUPLEX",
+    "SERVING_LOGGING_CONFIG",
+    "SERVING_LOGGING_LEVEL",
+    "SERVING_ENABLE_REQUEST_LOG",
+    "SERVING_REQUEST_LOG_TEMPLATE",
+    "SERVING_REQUEST_METRICS_BACKEND",
+    "OBSERVABILITY_CONFIG",
+    "METRICS_PROMETHEUS_PORT",
+    "PILOTLIGHT_QUEUE_DEPTH",
+    "PILOTLIGHT_QUIET_PERIOD",
+    "PILOTLIGHT_BIND_ADDRESS",
+];

@@ -103,9 +103,10 @@ pub fn prepare_request(request: Request<Incoming>, connection: &Connection) -> R
         }
     } else {
         if let Some(authority) = head.uri.authority() {
-            let host = HeaderValue::try_from(authority.as_str());
-            head.headers
-                .extend(host.ok().map(|host| (header::HOST, host)));
+            // Every authority is a header value; it takes the place of what `Host` said.
+            if let Ok(host) = HeaderValue::try_from(authority.as_str()) {
+                head.headers.insert(header::HOST, host);
+            }
             make_origin_form(&mut head.uri);
         }
         head.version = Version::HTTP_11;

@@ -13,9 +13,11 @@ use super::{Lease, Local, Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
 
-/// Receive windows of a connection and of a stream.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-const STREAM_WINDOW: u32 = 1 << 20;
+/// The receive window of a connection, which many clients share: one that does not read its answers
+/// must not use it up for all others. Go's transport has the same.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+/// The receive window of a stream, and what a client that does not read can make us hold per stream.
+const STREAM_WINDOW: u32 = 256 << 10;
 /// Request bytes buffered per stream.
 const MAX_SEND_BUFFER: usize = 256 << 10;
 /// Attempts to find or make a connection that takes the request.

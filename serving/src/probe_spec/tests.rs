@@ -82,30 +82,3 @@ fn a_port_in_quotes_has_a_value_but_is_no_number() {
     let port = Port::Name("web".to_owned());
     assert_eq!((port.value(), port.number()), (0, 0));
 }
-
-/// Whatever the text, it is refused or read, and what was read is read again from what it writes.
-#[test]
-fn mutated_probes_never_panic() {
-    fn drive(data: &[u8]) {
-        let text = String::from_utf8_lossy(data);
-        if let Ok(probes) = decode(&text, true) {
-            assert_eq!(decode(&encode_list(&probes), true).unwrap(), probes);
-        }
-        if let Ok(probes) = decode(&text, false)
-            && let [Some(probe)] = probes.as_slice()
-        {
-            assert_eq!(decode(&encode(probe), false).unwrap(), probes);
-        }
-    }
-    let deep = "[".repeat(500);
-    let single = encode(&http());
-    let list = encode_list(&[Some(http()), None]);
-    let seeds: [&[u8]; 5] = [
-        single.as_bytes(),
-        list.as_bytes(),
-        br#"{"tcpSocket":{"port":8080,"host":"127.0.0.1"},"successThreshold":1}"#,
-        br#"[{"grpc":{"port":1,"service":null}},{"exec":{"command":["a",null]}}]"#,
-        deep.as_bytes(),
-    ];
-    crate::fuzz::mutate(&seeds, 6000, drive);
-}

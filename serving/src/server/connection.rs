@@ -2,17 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::HeaderValue;
-use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::Activity;
-use crate::body::{Body, BodyError, Guard};
 use crate::deadline::{Deadline, Timeouts, Watch};
 
 /// The connection of a request.
@@ -30,14 +25,7 @@ pub struct Connection {
 
 /// One request that keeps its connection busy.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Connection>);
-
-/// A response body that keeps its connection busy.
-#[derive(Debug)]
-pub(super) struct Answer<G: Guard> {
-    body: Body<G>,
-    _busy: Busy,
-}
+pub(crate) struct Busy(Rc<Connection>);
 
 // === impl Connection ===
 
@@ -135,33 +123,5 @@ impl Drop for Busy {
         self.0.busy.set(self.0.busy.get() - 1);
         // What was read until now belongs to the request that ends.
         self.0.activity.clear();
-    }
-}
-
-// === impl Answer ===
-
-impl<G: Guard> Answer<G> {
-    pub(super) fn new(body: Body<G>, busy: Busy) -> Self {
-        Self { body, _busy: busy }
-    }
-}
-
-impl<G: Guard> http_body::Body for Answer<G> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

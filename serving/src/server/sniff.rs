@@ -14,8 +14,9 @@ use super::{Connection, Shutdown};
 
 /// How an HTTP/2 connection begins. No HTTP/1 method that anybody registered is called `PRI`.
 const PREFACE: &[u8] = b"PRI ";
-/// Between two looks at a preface that arrives in pieces.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Between two looks at a preface that arrives in pieces, doubled from the first to the second: a
+/// client that never sends the rest must not cost more than one that sends nothing.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));
 /// What Go's TLS server takes for HTTP in the clear.
 const CLEARTEXT: [&[u8; 5]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
 
@@ -28,13 +29,14 @@ pub(super) enum Sniffed {
 /// HTTP/1 or HTTP/2 with prior knowledge; `None` when the client left first.
 pub(super) async fn preface(stream: &TcpStream) -> Option<Sniffed> {
     let mut first = [0; PREFACE.len()];
+    let mut pause = PAUSES.0;
     loop {
         match stream.peek(&mut first).await {
             Ok(0) | Err(_) => return None,
             Ok(read) if first[..read] != PREFACE[..read] => return Some(Sniffed::Http1),
             Ok(read) if read == PREFACE.len() => return Some(Sniffed::Http2),
             // Bytes that stay in the socket keep it readable: there is nothing to wait for.
-            Ok(_) => sleep(PAUSE).await,
+            Ok(_) => wait(&mut pause).await,
         }
     }
 }
@@ -42,15 +44,21 @@ pub(super) async fn preface(stream: &TcpStream) -> Option<Sniffed> {
 /// Whether a client of a TLS port speaks HTTP without TLS.
 pub(super) async fn is_cleartext(stream: &TcpStream) -> bool {
     let mut first = [0; 5];
+    let mut pause = PAUSES.0;
     loop {
         match stream.peek(&mut first).await {
             Ok(0) | Err(_) => return false,
             Ok(5) => return CLEARTEXT.contains(&&first),
             // A TLS record begins with its type, and none is a letter.
             Ok(_) if first[0] < b'A' => return false,
-            Ok(_) => sleep(PAUSE).await,
+            Ok(_) => wait(&mut pause).await,
         }
     }
+}
+
+async fn wait(pause: &mut Duration) {
+    sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSES.1);
 }
 
 /// The words of Go's server.

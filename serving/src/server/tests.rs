@@ -115,6 +115,7 @@ fn targets_are_made_plain() {
             "{head}"
         );
         assert!(head.contains("\r\nHost: b.example:81\r\n"), "{head}");
+        assert_eq!(head.matches("Host: ").count(), 1, "{head}");
     });
 }
 
