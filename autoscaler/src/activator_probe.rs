@@ -5,10 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -59,31 +56,18 @@ pub(crate) async fn probe_until_success(target: &ProbeTarget) -> bool {
 }
 
 async fn attempt(target: &ProbeTarget) -> io::Result<bool> {
-    let stream = dial(&target.address).await?;
-    let mut connection = Connection::over(stream).await.map_err(io::Error::other)?;
+    let headers = [
+        ("User-Agent", "Knative-Autoscaling-Probe"),
+        ("K-Network-Probe", ACTIVATOR),
+        ("Connection", "close"),
+    ];
+    let request = http_client::get(PROBE_PATH, &target.host, &headers)?;
+    let mut connection = Connection::over(dial(&target.address).await?);
     let answer = connection
-        .exchange(request(target)?, ACTIVATOR.len())
+        .exchange(&request, ACTIVATOR.len())
         .await
         .map_err(io::Error::other)?;
     Ok(answer.status == StatusCode::OK && answer.body == ACTIVATOR.as_bytes())
-}
-
-fn request(target: &ProbeTarget) -> io::Result<Request<Empty<Bytes>>> {
-    let mut request = Request::new(Empty::new());
-    *request.uri_mut() = Uri::from_static(PROBE_PATH);
-    let headers = request.headers_mut();
-    let host = HeaderValue::from_str(&target.host).map_err(io::Error::other)?;
-    headers.insert(HOST, host);
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static("Knative-Autoscaling-Probe"),
-    );
-    headers.insert(
-        HeaderName::from_static("k-network-probe"),
-        HeaderValue::from_static(ACTIVATOR),
-    );
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    Ok(request)
 }
 
 /// Dials with growing patience: the service's address may just be changing (`DialWithBackOff`).

@@ -14,7 +14,6 @@ mod service;
 
 use std::time::Duration;
 
-use http::header::HeaderValue;
 use serving::config::network::MeshCompatibilityMode;
 use serving::stat::Stat;
 use tokio::time::Instant;
@@ -167,7 +166,7 @@ impl Round {
     async fn scrape_pods(&mut self) -> Result<Sample, ScrapeError> {
         let heading = if self.options.passthrough {
             Heading {
-                host: HeaderValue::from_str(&self.host).ok(),
+                host: Some(self.host.clone()),
                 direct: true,
                 close: false,
             }

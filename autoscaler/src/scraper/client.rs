@@ -1,14 +1,13 @@
 //! One scrape of one pod: a GET of its statistics, bounded in time, head and body. Upstream:
 //! `pkg/autoscaler/metrics/http_scrape_client.go`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use http::{Request, StatusCode, Uri};
-use http_body_util::Empty;
+use http::StatusCode;
 use serving::stat::{MAX_SCRAPE_BYTES, Stat};
+use smallvec::SmallVec;
 
 pub(crate) use crate::http_client::Connection;
 pub use crate::http_client::ExchangeError;
@@ -34,7 +33,7 @@ pub enum PodScrapeError {
     },
     /// The connection broke, or what arrived is not HTTP.
     #[error("failed to exchange a request: {0}")]
-    Exchange(#[source] ExchangeError),
+    Exchange(#[from] ExchangeError),
     /// An answer with another status than 2xx.
     #[error("GET request returned HTTP status code {0}")]
     Status(StatusCode),
@@ -53,7 +52,7 @@ pub enum PodScrapeError {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heading {
     /// Replaces the address in `Host`.
-    pub(super) host: Option<HeaderValue>,
+    pub(super) host: Option<String>,
     /// Adds `Knative-Direct-Lb: true`, which asks a mesh to pass the request to this very pod.
     pub(super) direct: bool,
     /// Asks for the connection to be closed after the answer.
@@ -63,10 +62,10 @@ pub(super) struct Heading {
 /// Scrapes `address`, on `kept` when there is one. Hands back the connection when it may be used
 /// again. Dropping the future closes the connection.
 pub(super) async fn scrape(
-    kept: Option<Box<Connection>>,
+    kept: Option<Connection>,
     address: SocketAddr,
     heading: &Heading,
-) -> (Result<Stat, PodScrapeError>, Option<Box<Connection>>) {
+) -> (Result<Stat, PodScrapeError>, Option<Connection>) {
     match tokio::time::timeout(SCRAPE_TIMEOUT, attempt(kept, address, heading)).await {
         Ok(Ok((result, connection))) => (result, connection),
         Ok(Err(error)) => (Err(error), None),
@@ -74,77 +73,62 @@ pub(super) async fn scrape(
     }
 }
 
-type Read = (Result<Stat, PodScrapeError>, Option<Box<Connection>>);
+type Read = (Result<Stat, PodScrapeError>, Option<Connection>);
 
 async fn attempt(
-    kept: Option<Box<Connection>>,
+    kept: Option<Connection>,
     address: SocketAddr,
     heading: &Heading,
 ) -> Result<Read, PodScrapeError> {
+    let request = heading
+        .request(address)
+        .map_err(|error| PodScrapeError::Exchange(error.into()))?;
     // A kept connection that the pod has closed in the meantime costs nothing but another dial.
     if let Some(mut connection) = kept
-        && let Ok(answer) = exchange(&mut connection, address, heading).await
+        && let Ok(answer) = connection.exchange(&request, MAX_SCRAPE_BYTES).await
     {
-        return Ok(read(answer, connection));
+        return Ok(read(&answer, connection));
     }
     let stream = http_client::connect(address)
         .await
         .map_err(|source| PodScrapeError::Connect { address, source })?;
-    let mut connection = Connection::over(stream)
-        .await
-        .map_err(|error| PodScrapeError::Exchange(error.into()))?;
-    let answer = exchange(&mut connection, address, heading)
-        .await
-        .map_err(PodScrapeError::Exchange)?;
-    Ok(read(answer, connection))
+    let mut connection = Connection::over(stream);
+    let answer = connection.exchange(&request, MAX_SCRAPE_BYTES).await?;
+    Ok(read(&answer, connection))
 }
 
-async fn exchange(
-    connection: &mut Connection,
-    address: SocketAddr,
-    heading: &Heading,
-) -> Result<Answer, ExchangeError> {
-    connection
-        .exchange(request(address, heading), MAX_SCRAPE_BYTES)
-        .await
-}
-
-fn request(address: SocketAddr, heading: &Heading) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::new());
-    *request.uri_mut() = Uri::from_static(METRICS_PATH);
-    let headers = request.headers_mut();
-    let host = heading.host.clone().unwrap_or_else(|| {
-        HeaderValue::from_str(&address.to_string())
-            .expect("a socket address consists of digits and punctuation")
-    });
-    headers.insert(HOST, host);
-    headers.insert(ACCEPT, HeaderValue::from_static(PROTOBUF));
-    if heading.close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    if heading.direct {
-        headers.insert(
-            HeaderName::from_static("knative-direct-lb"),
-            HeaderValue::from_static("true"),
-        );
-    }
-    request
-}
-
-fn read(answer: Answer, connection: Box<Connection>) -> Read {
+fn read(answer: &Answer, connection: Connection) -> Read {
     let kept = answer.reusable.then_some(connection);
-    (parse(&answer), kept)
+    (parse(answer), kept)
 }
 
 fn parse(answer: &Answer) -> Result<Stat, PodScrapeError> {
     if !answer.status.is_success() {
         return Err(PodScrapeError::Status(answer.status));
     }
-    let content_type = answer.headers.get(CONTENT_TYPE);
-    if content_type.map(HeaderValue::as_bytes) != Some(PROTOBUF.as_bytes()) {
+    if answer.content_type.as_deref() != Some(PROTOBUF.as_bytes()) {
         return Err(PodScrapeError::ContentType);
     }
     Stat::from_scrape(&answer.body).map_err(PodScrapeError::Decode)
+}
+
+// === impl Heading ===
+
+impl Heading {
+    fn request(&self, address: SocketAddr) -> io::Result<Vec<u8>> {
+        let mut headers: SmallVec<[(&str, &str); 3]> = SmallVec::new();
+        headers.push(("Accept", PROTOBUF));
+        if self.close {
+            headers.push(("Connection", "close"));
+        }
+        if self.direct {
+            headers.push(("Knative-Direct-Lb", "true"));
+        }
+        match &self.host {
+            Some(host) => http_client::get(METRICS_PATH, host, &headers),
+            None => http_client::get(METRICS_PATH, &address.to_string(), &headers),
+        }
+    }
 }
 
 // === impl PodScrapeError ===

@@ -33,14 +33,10 @@ pub struct PodTargets {
 /// Idle connections to the pods of one revision.
 #[derive(Debug, Default)]
 pub struct ConnectionPool {
-    idle: SmallVec<[(SocketAddr, Box<Connection>); 1]>,
+    idle: SmallVec<[(SocketAddr, Connection); 1]>,
 }
 
-type Attempt = (
-    SocketAddr,
-    Result<Stat, PodScrapeError>,
-    Option<Box<Connection>>,
-);
+type Attempt = (SocketAddr, Result<Stat, PodScrapeError>, Option<Connection>);
 
 // === impl PodTargets ===
 
@@ -85,12 +81,12 @@ impl ConnectionPool {
         self.idle.retain(|(address, _)| present(*address));
     }
 
-    fn take(&mut self, address: SocketAddr) -> Option<Box<Connection>> {
+    fn take(&mut self, address: SocketAddr) -> Option<Connection> {
         let position = self.idle.iter().position(|(of, _)| *of == address)?;
         Some(self.idle.swap_remove(position).1)
     }
 
-    fn put(&mut self, address: SocketAddr, connection: Option<Box<Connection>>) {
+    fn put(&mut self, address: SocketAddr, connection: Option<Connection>) {
         if let Some(connection) = connection
             && self.idle.len() < MAX_KEPT_CONNECTIONS
         {
@@ -194,7 +190,7 @@ async fn scrape_only(
     }
 }
 
-async fn attempt(address: SocketAddr, kept: Option<Box<Connection>>, heading: &Heading) -> Attempt {
+async fn attempt(address: SocketAddr, kept: Option<Connection>, heading: &Heading) -> Attempt {
     let (result, connection) = client::scrape(kept, address, heading).await;
     (address, result, connection)
 }

@@ -6,7 +6,6 @@ use std::io;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::header::HeaderValue;
 use parking_lot::Mutex;
 use serving::stat::Stat;
 
@@ -102,9 +101,8 @@ async fn attempt(target: &Target<'_>) -> Result<Stat, AttemptError> {
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
         .map_err(AttemptError::Resolve)?;
-    let host = format!("{}:{}", target.host, target.port);
     let heading = Heading {
-        host: HeaderValue::from_str(&host).ok(),
+        host: Some(format!("{}:{}", target.host, target.port)),
         direct: false,
         close: true,
     };

@@ -102,7 +102,13 @@ async fn a_full_queue_slows_its_senders_down_and_does_not_stop_the_shutdown() {
     let mut server = start(1).await;
     let mut client = server.connect().await;
     let payload = Bytes::from(vec![7; 1 << 20]);
-    let mut sent = 0;
+    // One fits the queue, one waits for room in it, one the sockets' buffers.
+    for _ in 0..3 {
+        soon(client.send(Message::Binary(payload.clone())))
+            .await
+            .unwrap();
+    }
+    let mut sent = 3;
     // Reading has stopped when the sockets' buffers are full.
     while tokio::time::timeout(
         Duration::from_millis(300),
