@@ -10,8 +10,6 @@
 
 mod activity;
 mod connection;
-#[cfg(any(test, feature = "fuzz"))]
-pub(crate) mod fuzz;
 mod http1;
 mod http2;
 mod shutdown;
