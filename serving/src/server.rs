@@ -10,6 +10,8 @@
 
 mod activity;
 mod connection;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod http1;
 mod http2;
 mod shutdown;
