@@ -11,7 +11,7 @@ use tests::h2::{
 };
 use tests::sidecar::{SidecarProcess, Usage, with_binary};
 use tests::within;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// What a binary may grow by under any of these.
 const GROWTH: u64 = 64 << 20;
@@ -150,10 +150,13 @@ fn resets_after_the_app_has_begun() {
     });
 }
 
+/// The frames that make a server reset a stream.
+type Provoke = fn(u32) -> Vec<u8>;
+
 /// CVE-2025-8671: the client's frames make the server reset the streams.
 #[test]
 fn made_you_reset() {
-    let provocations: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    let provocations: [(&str, Provoke); 4] = [
         ("no increment", |stream| window_update(stream, 0)),
         ("a window too large", |stream| {
             [
@@ -364,7 +367,6 @@ fn more_streams_than_allowed() {
             .flat_map(|at| frame(HEADERS, END_STREAM | END_HEADERS, 2 * at + 1, &head))
             .collect();
         client.send(&burst).await;
-        let begun = Instant::now();
         let refused = timeout(PATIENCE, async {
             let seen = client
                 .until(|it| it.kind == GOAWAY || it.kind == RST_STREAM)
@@ -372,11 +374,7 @@ fn more_streams_than_allowed() {
             seen.last().and_then(h2::Frame::code)
         });
         let code = refused.await.expect("a refusal in time");
-        assert!(
-            code.is_none_or(|code| code != 0),
-            "{code:?} after {:?}",
-            begun.elapsed()
-        );
+        assert!(code.is_none_or(|code| code != 0), "{code:?}");
         scene.assert_served(10).await;
         assert!(scene.app.most() <= 250 + 1, "{} at once", scene.app.most());
         scene.assert_bounded(Duration::from_secs(5));

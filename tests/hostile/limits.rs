@@ -118,7 +118,7 @@ fn slow_heads_are_given_up_while_others_are_served() {
             let begun = Instant::now();
             stream.write_all(start).await.expect("the sidecar reads");
             // A byte now and then does not buy more time.
-            while begun.elapsed() < HEAD_TIMEOUT / 2 {
+            while Instant::now() < begun + HEAD_TIMEOUT / 2 {
                 if stream
                     .write_all(if start.len() < 3 { b"" } else { b"x" })
                     .await
@@ -129,7 +129,7 @@ fn slow_heads_are_given_up_while_others_are_served() {
                 tokio::time::sleep(HEAD_TIMEOUT / 20).await;
             }
             let reply = read(&mut stream, usize::MAX).await;
-            (reply, begun.elapsed())
+            (reply, Instant::now() - begun)
         });
         let others = async {
             let until = Instant::now() + HEAD_TIMEOUT * 2;
@@ -171,7 +171,7 @@ fn a_later_slow_head_is_given_up_too() {
         let begun = Instant::now();
         let reply = read(&mut stream, usize::MAX).await;
         assert!(reply.closed && reply.statuses.is_empty(), "{reply:?}");
-        assert!(begun.elapsed() < HEAD_TIMEOUT * 20);
+        assert!(Instant::now() < begun + HEAD_TIMEOUT * 20);
     });
 }
 

@@ -281,7 +281,8 @@ impl Client {
     }
 }
 
-/// The status of the answer on a stream: one octet for the usual ones, otherwise a literal.
+/// The status of the answer on a stream if it is one of the usual ones, which take one octet;
+/// 0 for another.
 pub fn status(frames: &[Frame], stream: u32) -> Option<u16> {
     let head = frames
         .iter()
@@ -291,9 +292,7 @@ pub fn status(frames: &[Frame], stream: u32) -> Option<u16> {
         0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500]
             .get(usize::from(first - 0x88))
             .copied(),
-        // Name :status from the static table, the value as text, Huffman-coded or not.
-        _ => Some(match head.payload.get(1..4)? {
-            text => std::str::from_utf8(text).ok()?.parse().unwrap_or(0),
-        }),
+        // Another one comes as text, which may be Huffman-coded: it is not told which.
+        _ => Some(0),
     }
 }
