@@ -95,9 +95,9 @@ impl Config {
 }
 
 fn required(reader: &mut Reader<'_>, variable: &'static str) -> String {
-    let value = reader.required_string(variable);
+    let value = reader.string(variable);
     if value.is_empty() {
-        reader.invalid(variable, "must not be empty");
+        reader.invalid(variable, "must be set, and not be empty");
     }
     value
 }
