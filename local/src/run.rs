@@ -40,6 +40,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(11);
 /// Between probes that are answered at once, which only probes with a period are.
 const PROBE_FREQUENCY: Duration = Duration::from_millis(20);
 
+/// Between looks at whether the parts have found each other, and how long that may take.
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Connections of `pilotlight status` that are answered at a time.
 const MAX_STATUS_ANSWERS: usize = 16;
 
@@ -233,6 +237,8 @@ async fn serve(
             Exit::new(exit::INVALID_MANIFEST, lines.join("\n"))
         })?;
 
+    joined(&parts.activator, &parts.autoscaler).await;
+
     let gateway = Rc::new(Gateway::new(
         Rc::clone(&cluster),
         parts.activator.clone(),
@@ -311,6 +317,24 @@ async fn serve(
     }
     parts.end().await;
     Ok(exit::OK)
+}
+
+/// Waits until the activator reports to the autoscaler, and that knows every revision: the first
+/// request would otherwise wait for the next report, a second later. Clients that connect meanwhile
+/// wait in the socket's queue.
+async fn joined(activator: &Activator, autoscaler: &autoscaler::Handle) {
+    let all_known = async {
+        while activator.health().is_err() {
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+        while let Some(revisions) = autoscaler.snapshot().await
+            && revisions.iter().any(|revision| revision.proxied.is_none())
+        {
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+    };
+    // Whatever keeps them apart, requests are better held than refused.
+    let _ = tokio::time::timeout(JOIN_PATIENCE, all_known).await;
 }
 
 fn follows(options: &Run) -> bool {
