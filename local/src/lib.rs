@@ -9,6 +9,7 @@ compile_error!(
     "pilotlight ties processes to its own life with features of Linux; run it on Linux, in a virtual machine or in a container"
 );
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -35,8 +36,10 @@ use options::{Command, Options, Output};
 
 /// The whole program: reads the command line, acts, prints a failure once.
 pub fn main() -> ExitCode {
-    let options = Options::parse();
-    match act(options.command) {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // Every cold start passes through here: building the whole command line would be felt.
+    let command = tether::hidden_command(&arguments).unwrap_or_else(|| Options::parse().command);
+    match act(command) {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {
             print_error(&exit.message);

@@ -7,6 +7,7 @@
 //! holds, and when that closes it kills the groups with everything in them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -17,7 +18,7 @@ use rustix::process::{
     set_parent_process_death_signal, setrlimit,
 };
 
-use crate::exit;
+use crate::{exit, options};
 
 /// This program, for starting further instances of itself, also after its file was replaced.
 pub const SELF: &str = "/proc/self/exe";
@@ -115,6 +116,42 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The arguments of a replica's first process, for [`hidden_command`] to read back.
+pub fn exec_replica_arguments(parent: Pid, open_files: Option<u64>) -> Vec<String> {
+    let mut arguments = vec![
+        "exec-replica".to_owned(),
+        format!("--parent={}", parent.as_raw_nonzero()),
+    ];
+    arguments.extend(open_files.map(|limit| format!("--open-files={limit}")));
+    arguments.push("--".to_owned());
+    arguments
+}
+
+/// Recognises what this program starts itself with, without the machinery of a command line.
+/// Anything written in another way is left to that.
+pub fn hidden_command(arguments: &[OsString]) -> Option<options::Command> {
+    let mut words = arguments.iter().map(|word| word.to_str());
+    if words.next()?? != "exec-replica" {
+        return None;
+    }
+    let parent = words.next()??.strip_prefix("--parent=")?.parse().ok()?;
+    let mut next = words.next()??;
+    let mut open_files = None;
+    if let Some(limit) = next.strip_prefix("--open-files=") {
+        open_files = Some(limit.parse().ok()?);
+        next = words.next()??;
+    }
+    if next != "--" {
+        return None;
+    }
+    let command: Option<Vec<String>> = words.map(|word| word.map(str::to_owned)).collect();
+    Some(options::Command::ExecReplica {
+        parent,
+        open_files,
+        command: command.filter(|command| !command.is_empty())?,
+    })
 }
 
 /// The subcommand `guard`: reads groups from `input` until its end, then kills those left.
@@ -233,6 +270,35 @@ mod tests {
         assert!(now >= before);
         set_open_files(before);
         assert_eq!(getrlimit(Resource::Nofile).current, Some(before));
+    }
+
+    #[test]
+    fn its_own_command_lines_are_read_back() {
+        let parent = Pid::from_raw(7).expect("positive");
+        for open_files in [None, Some(1024)] {
+            let mut words = exec_replica_arguments(parent, open_files);
+            words.extend(["app".to_owned(), "--".to_owned()]);
+            let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+            let Some(options::Command::ExecReplica {
+                parent,
+                open_files: read,
+                command,
+            }) = hidden_command(&words)
+            else {
+                panic!("{words:?}");
+            };
+            assert_eq!((parent, read), (7, open_files));
+            assert_eq!(command, ["app", "--"]);
+        }
+        for other in [
+            &["run"][..],
+            &["exec-replica"],
+            &["exec-replica", "--parent=7", "--"],
+            &[],
+        ] {
+            let words: Vec<OsString> = other.iter().map(Into::into).collect();
+            assert!(hidden_command(&words).is_none(), "{other:?}");
+        }
     }
 
     #[test]

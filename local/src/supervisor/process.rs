@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::output;
 use crate::console::{Console, Stream};
 use crate::manifest::container::OWN_NAME;
-use crate::tether::signal_group;
+use crate::tether::{exec_replica_arguments, signal_group};
 
 /// Between SIGTERM and SIGKILL.
 pub const KILL_DELAY: Duration = Duration::from_secs(5);
@@ -53,15 +53,7 @@ impl Process {
         let mut command = Command::new(program);
         command
             .arg0(OWN_NAME)
-            .arg("exec-replica")
-            .arg("--parent")
-            .arg(getpid().as_raw_nonzero().to_string())
-            .args(
-                launch
-                    .open_files
-                    .map(|limit| format!("--open-files={limit}")),
-            )
-            .arg("--")
+            .args(exec_replica_arguments(getpid(), launch.open_files))
             .args(own_name_replaced(&launch.command, program))
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
