@@ -35,7 +35,7 @@ enum Subject {
 /// What every comparison takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Write <subject>.json and <subject>.html into this folder.
+    /// Write SUBJECT.json and SUBJECT.html into this folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Alternated rounds per case; medians of fewer than nine are not worth quoting.

@@ -146,7 +146,7 @@ impl Report {
         text
     }
 
-    /// Writes `<subject>.json` and `<subject>.html` into `folder`.
+    /// Writes `SUBJECT.json` and `SUBJECT.html` into `folder`.
     ///
     /// # Errors
     /// When the folder cannot be written.

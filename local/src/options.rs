@@ -113,7 +113,7 @@ pub struct Run {
     #[arg(long = "annotation", value_name = "KEY=VALUE", env = "PILOTLIGHT_ANNOTATION", value_parser = key_value, value_delimiter = '\n', conflicts_with = "filenames")]
     pub annotations: Vec<(String, String)>,
 
-    /// The front port's address. Without it 127.0.0.1 and [::1], port 8080.
+    /// The front port's address. Without it 127.0.0.1 and ::1, port 8080.
     #[arg(long, value_name = "[ADDRESS:]PORT", env = "PILOTLIGHT_LISTEN", value_parser = listen)]
     pub listen: Option<Listen>,
 
