@@ -36,7 +36,7 @@ pub fn local<T>(test: impl Future<Output = T>) -> T {
     })
 }
 
-/// [`local`] for tests of the binary, which is built before their time begins.
+/// [`local()`] for tests of the binary, which is built before their time begins.
 pub fn with_binary<T>(test: impl Future<Output = T>) -> T {
     binary();
     local(test)
