@@ -2,7 +2,7 @@
 //! The rules are those of upstream's `pkg/http/handler/timeout.go`, except that a stream that has
 //! begun is aborted instead of ended with a text.
 //!
-//! Every task that serves requests owns one [`Watch`]. It arms a sleep when it needs one and leaves
+//! Every task that serves requests owns one `Watch`. It arms a sleep when it needs one and leaves
 //! it armed when the request ends early: a later request whose deadline lies behind the armed
 //! moment costs nothing but a look at the clock. When the sleep fires, the watch either finds a
 //! deadline exceeded or arms the sleep for the next one.

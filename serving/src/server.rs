@@ -6,7 +6,7 @@
 //! (HTTP/1) or stream (HTTP/2) and nothing else.
 //!
 //! What the handler of upstream's Go server would have refused is refused here as well, before the
-//! handler: see [`vet`].
+//! handler: see `vet`.
 
 mod activity;
 mod connection;

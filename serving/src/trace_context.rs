@@ -1,5 +1,5 @@
 //! The trace context that crosses processes: W3C `traceparent` and `tracestate`, [`baggage`], and
-//! behind a switch the older [`b3`] headers.
+//! behind a switch the older `b3` headers.
 //!
 //! Pure header work, done for every request: nothing is allocated unless a header is there that has
 //! to change. The rules are those of Go's propagators, which are stricter than the
