@@ -61,6 +61,20 @@ fn the_sidecar_carries_neither_kubernetes_nor_a_command_line_parser() {
     lacks("queue-proxy", &["clap", "serde-saphyr"]);
 }
 
+/// The exporters are the only part that talks OTLP, and they are small because they bring nothing.
+#[test]
+fn the_sidecar_carries_no_second_telemetry_stack() {
+    let stacks = [
+        "opentelemetry",
+        "opentelemetry_sdk",
+        "opentelemetry-otlp",
+        "tonic",
+        "reqwest",
+    ];
+    lacks("queue-proxy", &stacks);
+    lacks("local", &stacks);
+}
+
 #[test]
 fn components_do_not_depend_on_each_other() {
     lacks("queue-proxy", &["activator", "autoscaler", "local"]);

@@ -1,9 +1,6 @@
 //! The built `pilotlight` as a user runs it: real manifests, real processes, real sockets.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 #[path = "end_to_end/cold_start.rs"]
 mod cold_start;

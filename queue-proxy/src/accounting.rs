@@ -10,12 +10,14 @@ use serving::AnchoredClock;
 use serving::body::{End, Guard, Outcome};
 use serving::breaker::Permit;
 use serving::deadline::Expired;
+use serving::forward::ForwardError;
 use serving::lifecycle::InFlightGuard;
 use serving::request_stats::RequestStats;
 use tokio::time::Instant;
 
-use crate::metrics::{Metrics, ServerFacts};
+use crate::metrics::{Metrics, ServerFacts, error_type};
 use crate::request_log::Entry;
+use crate::telemetry::RequestSpans;
 
 /// One request's share of everything that counts requests.
 #[derive(Debug, Default)]
@@ -25,6 +27,7 @@ pub(crate) struct RequestGuard {
     departure: Option<Departure>,
     invocation: Option<Invocation>,
     record: Option<Box<Record>>,
+    spans: Option<Box<RequestSpans>>,
     _in_flight: Option<InFlightGuard>,
     /// Warned of when a deadline cuts the response.
     timeouts: Option<TimeoutNames>,
@@ -87,6 +90,16 @@ impl RequestGuard {
         }
     }
 
+    /// The spans that end with the request, if there are any.
+    pub(crate) fn trace(&mut self, spans: Option<Box<RequestSpans>>) {
+        self.spans = spans;
+    }
+
+    /// The spans, to be told what happens.
+    pub(crate) fn spans(&mut self) -> Option<&mut RequestSpans> {
+        self.spans.as_deref_mut()
+    }
+
     /// Whether anybody wants to know how the request ends.
     pub(crate) fn is_recorded(&self) -> bool {
         self.record.is_some()
@@ -116,13 +129,19 @@ impl RequestGuard {
     }
 
     /// Waits for a place: a client that leaves now is written down with 500, as upstream does.
-    pub(crate) fn queued(&mut self) {
+    pub(crate) fn queued(&mut self, now: Instant) {
+        if let Some(spans) = &mut self.spans {
+            spans.waiting(now);
+        }
         self.set_status(StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     /// Has a place.
     pub(crate) fn admitted(&mut self, permit: Permit) {
         self.permit = Some(permit);
+        if let Some(spans) = &mut self.spans {
+            spans.admitted(Instant::now());
+        }
         self.set_status(StatusCode::OK);
     }
 
@@ -136,12 +155,18 @@ impl RequestGuard {
     }
 
     /// The app's answer, or the lack of one.
-    pub(crate) fn exchanged(&self, status: Option<StatusCode>) {
+    pub(crate) fn exchanged(&mut self, answer: Result<StatusCode, &ForwardError>) {
+        if let Some(spans) = &mut self.spans {
+            match answer {
+                Ok(status) => spans.answered(status),
+                Err(error) => spans.failed(error),
+            }
+        }
         if let Some(invocation) = &self.invocation
             && let Some((metrics, facts)) = self.record.as_ref().and_then(|r| r.metrics.as_ref())
         {
             let elapsed = Instant::now() - invocation.started;
-            metrics.exchanged(facts, status, elapsed);
+            metrics.exchanged(facts, answer.map_err(error_type), elapsed);
         }
     }
 
@@ -158,6 +183,9 @@ impl RequestGuard {
         self.permit = None;
         self.invocation = None;
         self.departure = None;
+        if let Some(spans) = &mut self.spans {
+            spans.abandoned();
+        }
         self.set_status(status);
     }
 
@@ -169,6 +197,9 @@ impl RequestGuard {
     fn set_status(&mut self, status: StatusCode) {
         if let Some(record) = &mut self.record {
             record.status = status;
+        }
+        if let Some(spans) = &mut self.spans {
+            spans.set_status(status);
         }
     }
 }
@@ -185,6 +216,9 @@ impl Guard for RequestGuard {
         }
         if let Some(record) = &mut self.record {
             record.end = Some(end);
+        }
+        if let Some(spans) = &mut self.spans {
+            spans.ended(end.bytes, end.outcome == Outcome::Failed);
         }
     }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
 
+use crate::telemetry::TelemetrySettings;
+
 pub use self::observability::{
     MetricsProtocol, Observability, ObservabilityError, TracingProtocol,
 };
@@ -75,6 +77,8 @@ pub struct Config {
     pub identity: Identity,
     /// `OBSERVABILITY_CONFIG` over its defaults.
     pub observability: Observability,
+    /// Where it goes, and what the environment changes of that.
+    pub telemetry: TelemetrySettings,
     /// TLS policy, looked at only when certificates exist.
     pub tls: TlsSettings,
     /// What no controller sets.
@@ -184,6 +188,7 @@ impl Config {
         let logging_level = reader.required_string("SERVING_LOGGING_LEVEL");
         let identity = Identity::read(&mut reader);
         let (observability, legacy_metrics) = Observability::read(&mut reader);
+        let telemetry = TelemetrySettings::read(&mut reader, environment, &observability);
         let tls = TlsSettings::read(&mut reader);
         let options = Options::read(&mut reader, &observability, legacy_metrics);
         reader.finish(Self {
@@ -204,6 +209,7 @@ impl Config {
             logging_level,
             identity,
             observability,
+            telemetry,
             tls,
             options,
         })

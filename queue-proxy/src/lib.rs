@@ -17,10 +17,12 @@ mod readiness;
 mod request_log;
 mod stack;
 mod statistics;
+mod telemetry;
 mod tls;
 
 pub use config::{Config, Identity, Options, ProbePacing};
 pub use handle::Handle;
 pub use listeners::{BindError, Listeners};
 pub use proxy::{QueueProxy, StartError, run};
+pub use telemetry::{ExportError, TelemetrySettings};
 pub use tls::{PolicyError, TlsError, certificates_exist};

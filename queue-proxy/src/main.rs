@@ -23,6 +23,7 @@ SERVING_READINESS_PROBE and OBSERVABILITY_CONFIG. Settings of its own:
   PILOTLIGHT_QUIET_PERIOD    how long a drain waits without a request (default: 30s)
   PILOTLIGHT_BIND_ADDRESS    the address of every port (default: all addresses, both families)
   PILOTLIGHT_LEGACY_METRICS  true also serves the revision_* metric names of releases before 1.19
+  PILOTLIGHT_B3              true also reads and writes B3 trace headers
 
 SIGTERM or SIGINT drains and exits with 0; a second one exits at once with 1. A configuration that
 cannot be used, or a port that cannot be bound, exits with 1; wrong arguments exit with 2.

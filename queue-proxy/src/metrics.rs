@@ -5,37 +5,36 @@
 //! releases before 1.19. Series are bounded: Host, method and tag come from clients.
 
 mod legacy;
+#[cfg(feature = "otel")]
+mod push;
 mod series;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use serving::body::Body;
-use serving::forward::error_response;
+use serving::forward::{ForwardError, error_response};
 use serving::histogram::{BYTES, SECONDS};
 use serving::server::{Connection, Handler};
 use serving::telemetry::{PROMETHEUS_TEXT, prometheus_text};
+use serving::trace::{Attribute, Scope, Value};
 
 use self::legacy::Legacy;
 use self::series::{Histograms, LabelSet};
-use crate::config::{Config, Identity};
+use crate::config::Config;
 use crate::endpoint;
+use crate::telemetry::{HTTP_SCOPE, OWN_SCOPE, resource};
 
 const PATH: &str = "/metrics";
-
-/// Scope of upstream's own instruments, and of its HTTP instrumentation.
-const OWN_SCOPE: (&str, &str) = ("knative.dev/serving/pkg/queue", "");
-const HTTP_SCOPE: (&str, &str) = (
-    "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp",
-    "0.69.0",
-);
 
 /// What is measured, and the registry it is scraped from.
 pub(crate) struct Metrics {
@@ -43,6 +42,8 @@ pub(crate) struct Metrics {
     invocation_duration: Histograms<StatusLabels>,
     /// Requests executing and waiting, as of the last admission; only with a limit.
     queue_depth: Option<Gauge>,
+    /// Whether it was ever recorded.
+    has_depth: Cell<bool>,
     server_duration: Histograms<ServerLabels>,
     server_request_size: Histograms<ServerLabels>,
     server_response_size: Histograms<ServerLabels>,
@@ -113,7 +114,7 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     pub(crate) fn new(config: &Config) -> Self {
         let mut registry = Registry::default();
-        registry.register("target", "Target metadata", target(&config.identity));
+        registry.register("target", "Target metadata", target(&resource(config)));
         let own = scope(&mut registry, OWN_SCOPE);
         let seconds = Unit::Seconds;
         let invocation_duration = Histograms::register(
@@ -176,6 +177,7 @@ impl Metrics {
             registry,
             invocation_duration,
             queue_depth,
+            has_depth: Cell::new(false),
             server_duration,
             server_request_size,
             server_response_size,
@@ -186,11 +188,19 @@ impl Metrics {
         }
     }
 
+    /// Shows counters that others keep.
+    pub(crate) fn add_counters(&mut self, counters: Vec<(&'static str, &'static str, Counter)>) {
+        for (name, help, counter) in counters {
+            self.registry.register(name, help, counter);
+        }
+    }
+
     /// A request was admitted while so many execute and wait, itself included.
     pub(crate) fn admitted(&self, in_flight: u64) {
         let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);
         if let Some(depth) = &self.queue_depth {
             depth.set(in_flight);
+            self.has_depth.set(true);
         }
         if let Some(legacy) = &self.legacy {
             legacy.queue_depth(in_flight);
@@ -233,15 +243,11 @@ impl Metrics {
     pub(crate) fn exchanged(
         &self,
         facts: &ServerFacts,
-        status: Option<StatusCode>,
+        status: Result<StatusCode, &'static str>,
         elapsed: Duration,
     ) {
         let labels = ClientLabels {
-            error_type: if status.is_none() {
-                "*errors.errorString".to_owned()
-            } else {
-                String::new()
-            },
+            error_type: status.err().unwrap_or_default().to_owned(),
             http_request_method: method_name(&facts.method),
             http_response_status_code: status
                 .map(|status| status.as_u16().to_string())
@@ -264,15 +270,12 @@ fn as_f64(bytes: u64) -> f64 {
     bytes as f64
 }
 
-fn scope<'r>(
-    registry: &'r mut Registry,
-    (name, version): (&'static str, &'static str),
-) -> &'r mut Registry {
+fn scope(registry: &mut Registry, scope: Scope) -> &mut Registry {
     registry.sub_registry_with_labels(
         [
-            ("otel_scope_name", name),
+            ("otel_scope_name", scope.name),
             ("otel_scope_schema_url", ""),
-            ("otel_scope_version", version),
+            ("otel_scope_version", scope.version),
         ]
         .into_iter()
         .map(|(label, value)| (Cow::Borrowed(label), Cow::Borrowed(value))),
@@ -280,38 +283,28 @@ fn scope<'r>(
 }
 
 /// The resource attributes, which appear on `target_info` alone.
-fn target(identity: &Identity) -> Info<Vec<(String, String)>> {
-    let service = [
-        &identity.otel_service_name,
-        &identity.service,
-        &identity.configuration,
-        &identity.revision,
-        &identity.telemetry_pod,
-    ]
-    .into_iter()
-    .find(|name| !name.is_empty())
-    .cloned()
-    .unwrap_or_default();
-    let attributes = [
-        ("container_name", "queue-proxy"),
-        ("k8s_namespace_name", &identity.namespace),
-        ("k8s_pod_name", &identity.telemetry_pod),
-        ("kn_configuration_name", &identity.configuration),
-        ("kn_revision_name", &identity.revision),
-        ("kn_service_name", &identity.service),
-        ("service_instance_id", &identity.telemetry_pod),
-        ("service_name", &service),
-        ("service_version", env!("CARGO_PKG_VERSION")),
-        ("telemetry_sdk_language", "rust"),
-        ("telemetry_sdk_name", "pilotlight"),
-    ];
-    Info::new(
-        attributes
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-    )
+fn target(resource: &[Attribute]) -> Info<Vec<(String, String)>> {
+    let label = |attribute: &Attribute| {
+        let value = match &attribute.value {
+            Value::String(text) => text.to_string(),
+            Value::Integer(number) => number.to_string(),
+        };
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let name = attribute.key.replace(|letter| !is_plain(letter), "_");
+        (name, value)
+    };
+    Info::new(resource.iter().map(label).collect())
+}
+
+/// What Go's instrumentation calls the type of an error: dialling and reading fail with the
+/// network's, everything else with a plain text.
+pub(crate) fn error_type(error: &ForwardError) -> &'static str {
+    let text = error.to_string();
+    if text.starts_with("dial tcp ") || text.starts_with("read tcp") {
+        "net.OpError"
+    } else {
+        "errors.errorString"
+    }
 }
 
 // === impl ServerFacts ===
@@ -344,8 +337,7 @@ impl ServerFacts {
 
 impl ServerLabels {
     fn new(facts: &ServerFacts, status: StatusCode) -> Self {
-        let (address, port) = split_host(&facts.host);
-        let default_port = if facts.tls { "443" } else { "80" };
+        let (address, port) = server_address(&facts.host, facts.tls);
         Self {
             http_request_method: method_name(&facts.method),
             http_response_status_code: status.as_u16(),
@@ -353,11 +345,7 @@ impl ServerLabels {
             network_protocol_name: "http",
             network_protocol_version: version_name(facts.version),
             server_address: address.to_owned(),
-            server_port: if port == default_port {
-                String::new()
-            } else {
-                port.to_owned()
-            },
+            server_port: port.map(|port| port.to_string()).unwrap_or_default(),
             url_scheme: if facts.tls { "https" } else { "http" },
         }
     }
@@ -402,6 +390,17 @@ impl LabelSet for StatusLabels {
     }
 }
 
+/// Host and port of a Host header; no port if it is the scheme's own, or no number above 0.
+pub(crate) fn server_address(host: &str, tls: bool) -> (&str, Option<u16>) {
+    let (address, port) = split_host(host);
+    let default_port = if tls { 443 } else { 80 };
+    let port = port.parse().ok();
+    (
+        address,
+        port.filter(|port| *port != 0 && *port != default_port),
+    )
+}
+
 /// Host and port of a Host header, brackets removed.
 fn split_host(host: &str) -> (&str, &str) {
     let (address, port) = match host.rsplit_once(':') {
@@ -417,9 +416,9 @@ fn split_host(host: &str) -> (&str, &str) {
 }
 
 /// What OpenTelemetry calls a method outside its list.
-const OTHER_METHOD: &str = "_OTHER";
+pub(crate) const OTHER_METHOD: &str = "_OTHER";
 
-fn method_name(method: &Method) -> &'static str {
+pub(crate) fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -434,10 +433,10 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-fn version_name(version: Version) -> &'static str {
+pub(crate) fn version_name(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
+        Version::HTTP_2 => "2.0",
         _ => "1.1",
     }
 }

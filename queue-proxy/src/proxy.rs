@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::accounting::TimeoutNames;
 use crate::admin::{Admin, Profiling};
-use crate::config::{Config, MetricsProtocol, TracingProtocol};
+use crate::config::{Config, MetricsProtocol};
 use crate::handle::{Handle, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::{Metrics, MetricsEndpoint};
@@ -32,6 +32,7 @@ use crate::readiness::{Probe, Readiness, Report};
 use crate::request_log::RequestLogger;
 use crate::stack::Stack;
 use crate::statistics::{Statistics, StatisticsEndpoint};
+use crate::telemetry::{ExportError, Exports, Pushed, Tracing};
 use crate::tls::{Certificates, TlsError};
 
 /// Idle connections to an app without a concurrency limit (`buildTransport`).
@@ -64,6 +65,9 @@ pub enum StartError {
     /// No thread can be started for the request log.
     #[error("failed to start the request log")]
     RequestLog(#[from] std::io::Error),
+    /// Traces or metrics cannot be exported.
+    #[error("failed to set up telemetry")]
+    Telemetry(#[from] ExportError),
     /// The certificate or the TLS policy cannot be used.
     #[error("failed to set up TLS")]
     Tls(#[from] TlsError),
@@ -76,6 +80,7 @@ pub struct QueueProxy {
     shared: Rc<Shared>,
     readiness: Rc<Readiness>,
     log: Option<Rc<RequestLogger>>,
+    exports: Exports,
 }
 
 /// The running servers, in the order in which they end.
@@ -88,6 +93,7 @@ struct Servers {
     last: Group,
     /// Never end by themselves.
     background: JoinSet<()>,
+    pushed: Option<Pushed>,
 }
 
 /// Servers that end together, at the latest when this is dropped.
@@ -133,11 +139,13 @@ impl QueueProxy {
         let pacing = config.options.probe_pacing;
         let readiness = Readiness::new(probes, pacing, report, Rc::clone(&shared));
         let log = RequestLogger::new(&config)?;
+        let exports = Exports::new(&config)?;
         Ok(Self {
             config,
             shared,
             readiness,
             log,
+            exports,
         })
     }
 
@@ -155,7 +163,6 @@ impl QueueProxy {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), StartError> {
-        self.warn_of_exporters();
         let tunnels = OwnTunnels(Tunnels::new());
         let mut servers = self.start(listeners, &tunnels.0)?;
         tracing::info!("Starting queue-proxy");
@@ -178,6 +185,7 @@ impl QueueProxy {
         tunnels.0.close();
         // Whoever does not take the close frame by then loses the connection without it.
         let _ = timeout(CLOSE_GRACE, tunnels.0.closed()).await;
+        self.exports.flush(servers.pushed.take()).await;
         drop(servers);
         if let Some(log) = &self.log {
             log.flush();
@@ -198,6 +206,9 @@ impl QueueProxy {
             data.push(Listener::tls(socket, certificates.acceptor()));
             servers.background.spawn_local(certificates.reload());
         }
+        servers.pushed = self
+            .exports
+            .spawn(&mut servers.background, metrics.as_ref(), clock);
         let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels);
         servers.data.serve(data, stack, ServerOptions::default());
         let statistics = Statistics::new(&self.config.identity.pod, now);
@@ -273,13 +284,22 @@ impl QueueProxy {
             tunnels: tunnels.clone(),
             metrics: metrics.cloned(),
             log: self.log.clone(),
+            tracing: Tracing {
+                tracer: self.exports.tracer(),
+                b3: config.telemetry.b3,
+                app: config.app,
+            },
         }
     }
 
     fn metrics(&self) -> Option<Rc<Metrics>> {
         let config = &self.config;
-        let scraped = config.observability.metrics_protocol == MetricsProtocol::Prometheus;
-        (scraped || config.options.legacy_metrics).then(|| Rc::new(Metrics::new(config)))
+        let is_wanted = config.observability.metrics_protocol != MetricsProtocol::None;
+        (is_wanted || config.options.legacy_metrics).then(|| {
+            let mut metrics = Metrics::new(config);
+            metrics.add_counters(self.exports.counters());
+            Rc::new(metrics)
+        })
     }
 
     /// Phases A to C.
@@ -294,20 +314,6 @@ impl QueueProxy {
         let limit = self.config.options.hijack_drain.max(left);
         if timeout(limit, self.shared.in_flight.idle()).await.is_err() {
             tracing::warn!("Hijack connection drain failed: context deadline exceeded");
-        }
-    }
-
-    /// What an operator asked for and does not get is never passed over in silence.
-    fn warn_of_exporters(&self) {
-        let settings = &self.config.observability;
-        if matches!(
-            settings.metrics_protocol,
-            MetricsProtocol::HttpProtobuf | MetricsProtocol::Grpc
-        ) {
-            tracing::warn!("request metrics are not pushed by OTLP; scrape them instead");
-        }
-        if settings.tracing_protocol != TracingProtocol::None {
-            tracing::warn!("no spans are exported; trace context is passed on unchanged");
         }
     }
 }

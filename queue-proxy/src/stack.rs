@@ -36,6 +36,7 @@ use crate::handle::Shared;
 use crate::metrics::{Metrics, ServerFacts};
 use crate::readiness::Readiness;
 use crate::request_log::{Entry, RequestLogger};
+use crate::telemetry::Tracing;
 
 static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
 static NOT_STARTED: HeaderName = HeaderName::from_static(NOT_STARTED_HEADER);
@@ -60,6 +61,7 @@ pub(crate) struct Stack {
     pub(crate) tunnels: Tunnels,
     pub(crate) metrics: Option<Rc<Metrics>>,
     pub(crate) log: Option<Rc<RequestLogger>>,
+    pub(crate) tracing: Tracing,
 }
 
 /// Why the app's answer is not to be had.
@@ -196,6 +198,14 @@ impl Stack {
         now: Instant,
     ) -> Response<GuardedBody> {
         self.shared.arrived(now);
+        let is_instrumented = class == Class::Ordinary;
+        guard.trace(
+            self.tracing
+                .begin(&request, connection, is_instrumented, now),
+        );
+        if let Some(spans) = guard.spans() {
+            spans.tag(request.headers());
+        }
         guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
         let capable = request.headers_mut().remove(&CAPABILITY).is_some();
         let deadline = connection.deadline(&self.timeouts);
@@ -233,11 +243,14 @@ impl Stack {
         headers.remove(&knative::REVISION_NAME);
         headers.remove(&knative::REVISION_NAMESPACE);
         if class != Class::KubeletStyle {
+            if let Some(spans) = guard.spans() {
+                spans.proxying(now);
+            }
             let proxied = knative::is_proxied(request.headers());
             guard.arrive(&self.stats, self.clock, proxied, now);
             restore_host(&mut request);
             guard.rewritten(request.headers());
-            self.admit(guard).await?;
+            self.admit(guard, now).await?;
         } else {
             guard.rewritten(request.headers());
         }
@@ -246,20 +259,28 @@ impl Stack {
         {
             guard.invoke(metrics, Instant::now());
         }
+        self.trace_hop(&mut request, class, guard);
         let forwarded = forward::forward(&self.upstream, request, connection).await;
-        let status = forwarded
-            .as_ref()
-            .ok()
-            .map(|answer| answer.response.status());
-        guard.exchanged(status);
+        let answer = forwarded.as_ref().map(|answer| answer.response.status());
+        guard.exchanged(answer);
         forwarded.map_err(Refusal::Forward)
     }
 
+    /// Tells the app whose child it is: our span's, or without spans that of whoever asked us.
+    fn trace_hop(&self, request: &mut Request<Incoming>, class: Class, guard: &mut RequestGuard) {
+        let is_instrumented = class == Class::Ordinary;
+        match guard.spans() {
+            Some(spans) => spans.asking(request, is_instrumented, Instant::now()),
+            None if is_instrumented => self.tracing.pass_on(request.headers_mut()),
+            None => {}
+        }
+    }
+
     /// Waits for one of the places, if their number is limited.
-    async fn admit(&self, guard: &mut RequestGuard) -> Result<(), Refusal> {
+    async fn admit(&self, guard: &mut RequestGuard, now: Instant) -> Result<(), Refusal> {
         let in_flight = match &self.breaker {
             Some(breaker) => {
-                guard.queued();
+                guard.queued(now);
                 let permit = breaker.enter().await.map_err(|_| Refusal::QueueFull)?;
                 guard.admitted(permit);
                 breaker.in_flight()

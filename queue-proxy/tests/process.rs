@@ -265,6 +265,39 @@ fn probes_are_logged_when_asked_for_and_a_bad_template_only_turns_the_log_off() 
 }
 
 #[test]
+fn spans_are_printed_one_per_line_before_the_end() {
+    let address = own_address();
+    let mut environment = environment(address, app());
+    let config = r#"{"tracing":{"protocol":"stdout"}}"#;
+    environment.insert("OBSERVABILITY_CONFIG", config.to_owned());
+    let child = spawn(&environment);
+    let data = SocketAddr::from((address, 8012));
+    wait_until_listening(data);
+    let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n";
+    assert!(get(data, "/", parent).ends_with("ok"));
+    signal(&child, "TERM");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    let spans = lines(&output.stdout);
+    let names: Vec<_> = spans.iter().map(|span| &span["Name"]).collect();
+    assert_eq!(names, ["HTTP GET", "kn.queueproxy.proxy", "GET"]);
+    let server = &spans[2];
+    assert_eq!(server["SpanKind"], 2);
+    assert_eq!(server["Status"]["Code"], "Unset");
+    let (context, parent) = (&server["SpanContext"], &server["Parent"]);
+    assert_eq!(context["TraceID"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(context["TraceFlags"], "01");
+    assert_eq!(parent["SpanID"], "00f067aa0ba902b7");
+    assert_eq!(parent["Remote"], true);
+    assert_eq!(spans[1]["Parent"]["SpanID"], context["SpanID"]);
+    let resource = server["Resource"].as_array().expect("a list");
+    let container = serde_json::json!(
+        {"Key": "container.name", "Value": {"Type": "STRING", "Value": "queue-proxy"}}
+    );
+    assert!(resource.contains(&container), "{resource:?}");
+}
+
+#[test]
 fn row_50_a_second_signal_exits_at_once_with_1() {
     let address = own_address();
     let mut environment = environment(address, app());

@@ -21,6 +21,7 @@ pub mod histogram;
 pub mod lifecycle;
 pub mod names;
 pub mod networking;
+pub mod otlp;
 pub mod pool;
 pub mod probe_spec;
 pub mod request_log;
@@ -30,6 +31,8 @@ pub mod server;
 pub mod sidecar_environment;
 pub mod stat;
 pub mod telemetry;
+pub mod trace;
+pub mod trace_context;
 pub mod upgrade;
 
 pub use clock::{AnchoredClock, UnixTime};

@@ -213,7 +213,13 @@ impl Pilotlight {
 
     async fn try_status(&self) -> Result<Value, String> {
         let output = Command::new(binary())
-            .args(["status", "-o", "json", "--listen", &self.address.to_string()])
+            .args([
+                "status",
+                "-o",
+                "json",
+                "--listen",
+                &self.address.to_string(),
+            ])
             .output()
             .await
             .expect("pilotlight status runs");

@@ -7,7 +7,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::registry::{Registry, Unit};
 use serving::histogram::Histogram;
-use std::cell::Cell;
+use std::cell::RefCell;
 
 /// Label sets kept per metric, as many as OpenTelemetry's SDK keeps; the rest share one.
 pub(super) const MAX_SERIES: usize = 2000;
@@ -35,7 +35,8 @@ impl MetricConstructor<Histogram> for Buckets {
 #[derive(Debug)]
 pub(super) struct Histograms<L: LabelSet> {
     family: Family<L, Histogram, Buckets>,
-    series: Cell<usize>,
+    /// In the order of their first observation; the family cannot be walked.
+    series: RefCell<Vec<(L, Histogram)>>,
 }
 
 // === impl Histograms ===
@@ -52,7 +53,7 @@ impl<L: LabelSet> Histograms<L> {
         registry.register_with_unit(name, help, unit, family.clone());
         Self {
             family,
-            series: Cell::new(0),
+            series: RefCell::default(),
         }
     }
 
@@ -62,13 +63,23 @@ impl<L: LabelSet> Histograms<L> {
             return;
         }
         // The guard of the lookup above is released: two in one statement would deadlock.
-        let labels = if self.series.get() < MAX_SERIES {
-            self.series.set(self.series.get() + 1);
+        let mut series = self.series.borrow_mut();
+        let labels = if series.len() < MAX_SERIES {
             labels
         } else {
             L::overflow()
         };
-        self.family.get_or_create_owned(&labels).observe(value);
+        let histogram = self.family.get_or_create_owned(&labels);
+        histogram.observe(value);
+        if series.len() <= MAX_SERIES && series.iter().all(|(known, _)| *known != labels) {
+            series.push((labels, histogram));
+        }
+    }
+
+    /// Every label set and its distribution.
+    #[cfg(feature = "otel")]
+    pub(super) fn snapshot(&self) -> Vec<(L, Histogram)> {
+        self.series.borrow().clone()
     }
 }
 

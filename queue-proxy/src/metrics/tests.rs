@@ -42,8 +42,8 @@ fn a_scrape_has_upstreams_names_and_labels() {
     metrics.admitted(7);
     metrics.invoked(StatusCode::OK, Duration::from_millis(20));
     metrics.served(&facts(), StatusCode::OK, 11, Duration::from_millis(20));
-    metrics.exchanged(&facts(), Some(StatusCode::OK), Duration::from_millis(20));
-    metrics.exchanged(&facts(), None, Duration::from_millis(20));
+    metrics.exchanged(&facts(), Ok(StatusCode::OK), Duration::from_millis(20));
+    metrics.exchanged(&facts(), Err("net.OpError"), Duration::from_millis(20));
     let text = prometheus_text(&metrics.registry);
     for line in [
         "target_info{container_name=\"queue-proxy\",k8s_namespace_name=\"default\"",

@@ -5,11 +5,15 @@
 mod admission;
 mod app;
 mod client;
+#[cfg(feature = "otel")]
+mod collector;
 mod drain;
 mod forwarding;
 mod instance;
 mod probes;
 mod readiness;
 mod statistics;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod timeouts;
 mod tls;

@@ -1,0 +1,313 @@
+//! The spans of one request: server, `kn.queueproxy.proxy`, `kn.queueproxy.wait` and client, as
+//! upstream nests them.
+//!
+//! They live in the request's guard and end with it, however the request ends; what each of them
+//! says of status and sizes is what upstream's instrumentation says.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, Request, StatusCode, header};
+use hyper::body::Incoming;
+use serving::forward::ForwardError;
+use serving::server::Connection;
+use serving::trace::{Parent, Span, SpanKind, Tracer};
+use serving::trace_context::{self, RemoteContext};
+use tokio::time::Instant;
+
+use super::{HTTP_SCOPE, OWN_SCOPE};
+use crate::metrics::{error_type, method_name, server_address, version_name};
+
+const KNOWN_METHOD_SPAN: &str = "HTTP";
+
+/// Begins the spans of requests, or passes on what came in.
+#[derive(Debug)]
+pub(crate) struct Tracing {
+    pub(crate) tracer: Option<Tracer>,
+    pub(crate) b3: bool,
+    pub(crate) app: SocketAddr,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct RequestSpans {
+    tracer: Tracer,
+    b3: bool,
+    app: SocketAddr,
+    /// Absent for what upstream's instrumentation leaves out.
+    server: Option<Span>,
+    proxy: Option<Span>,
+    wait: Option<Span>,
+    client: Option<Span>,
+    request_bytes: u64,
+    status: StatusCode,
+    response_bytes: u64,
+    /// The connection is aborted, and nothing more is said of the request.
+    is_aborted: bool,
+}
+
+// === impl Tracing ===
+
+impl Tracing {
+    /// The spans of a request that arrived at `now`, if there is a tracer. `is_instrumented` is
+    /// false for probes that are forwarded: they have neither a server span nor a parent.
+    pub(crate) fn begin(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        is_instrumented: bool,
+        now: Instant,
+    ) -> Option<Box<RequestSpans>> {
+        let tracer = self.tracer.as_ref()?;
+        let server = is_instrumented.then(|| {
+            let remote = RemoteContext::extract(request.headers(), self.b3);
+            let parent = remote.as_ref().map_or(Parent::None, Parent::Remote);
+            let name = match method_name(request.method()) {
+                crate::metrics::OTHER_METHOD => KNOWN_METHOD_SPAN,
+                known => known,
+            };
+            let mut span = tracer.span(HTTP_SCOPE, name, SpanKind::Server, parent, now);
+            if span.is_recorded() {
+                describe_request(&mut span, request, connection);
+            }
+            span
+        });
+        Some(Box::new(RequestSpans {
+            tracer: tracer.clone(),
+            b3: self.b3,
+            app: self.app,
+            server,
+            proxy: None,
+            wait: None,
+            client: None,
+            request_bytes: content_length(request.headers()),
+            status: StatusCode::OK,
+            response_bytes: 0,
+            is_aborted: false,
+        }))
+    }
+
+    /// Without spans a valid context goes on as it came.
+    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
+        trace_context::pass_on(headers, self.b3);
+    }
+}
+
+// === impl RequestSpans ===
+
+impl RequestSpans {
+    /// The proxy handler has begun.
+    pub(crate) fn proxying(&mut self, now: Instant) {
+        let parent = self.server.as_ref().map_or(Parent::None, Parent::Local);
+        let name = "kn.queueproxy.proxy";
+        self.proxy = Some(
+            self.tracer
+                .span(OWN_SCOPE, name, SpanKind::Internal, parent, now),
+        );
+    }
+
+    /// Waits for a place from now on.
+    pub(crate) fn waiting(&mut self, now: Instant) {
+        let parent = self.proxy.as_ref().map_or(Parent::None, Parent::Local);
+        let name = "kn.queueproxy.wait";
+        self.wait = Some(
+            self.tracer
+                .span(OWN_SCOPE, name, SpanKind::Internal, parent, now),
+        );
+    }
+
+    /// Has a place.
+    pub(crate) fn admitted(&mut self, now: Instant) {
+        if let Some(wait) = &mut self.wait {
+            wait.end(now);
+        }
+    }
+
+    /// Asks the app, and tells it whose child its spans are.
+    pub(crate) fn asking<B>(
+        &mut self,
+        request: &mut Request<B>,
+        is_instrumented: bool,
+        now: Instant,
+    ) {
+        let above = self.wait.as_ref().or(self.proxy.as_ref());
+        let parent = above
+            .or(self.server.as_ref())
+            .map_or(Parent::None, Parent::Local);
+        let name = format!("HTTP {}", request.method());
+        let mut span = self
+            .tracer
+            .span(HTTP_SCOPE, name, SpanKind::Client, parent, now);
+        if span.is_recorded() {
+            let target = request
+                .uri()
+                .path_and_query()
+                .map_or("/", |target| target.as_str());
+            span.set("http.request.method", method_name(request.method()));
+            span.set("url.full", format!("http://{}{target}", self.app));
+            span.set("server.address", self.app.ip().to_string());
+            if self.app.port() != 80 {
+                span.set("server.port", self.app.port());
+            }
+            span.set("network.protocol.version", version_name(request.version()));
+        }
+        let headers = request.headers_mut();
+        trace_context::inject(headers, span.context(), span.state(), self.b3);
+        if is_instrumented {
+            trace_context::baggage::pass_on(headers);
+        }
+        self.client = Some(span);
+    }
+
+    /// The app's answer has its head.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        if let Some(client) = &mut self.client {
+            client.set("http.response.status_code", status.as_u16());
+            if status.as_u16() >= 400 {
+                client.set("error.type", status.as_u16().to_string());
+                client.fail("");
+            }
+        }
+    }
+
+    /// There is no answer.
+    pub(crate) fn failed(&mut self, error: &ForwardError) {
+        if let Some(client) = &mut self.client {
+            client.set("error.type", error_type(error));
+            client.fail(error.to_string());
+            client.end(Instant::now());
+        }
+    }
+
+    /// A deadline answers in the app's stead: everything below the server span is over.
+    pub(crate) fn abandoned(&mut self) {
+        let now = Instant::now();
+        if let Some(client) = &mut self.client {
+            client.set("error.type", "errors.errorString");
+            client.fail("context canceled");
+        }
+        let below = [&mut self.client, &mut self.wait, &mut self.proxy];
+        below.into_iter().flatten().for_each(|span| span.end(now));
+    }
+
+    /// What the client gets.
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    /// The response is over.
+    pub(crate) fn ended(&mut self, bytes: u64, is_aborted: bool) {
+        self.response_bytes = bytes;
+        self.is_aborted = is_aborted;
+        if is_aborted && let Some(client) = &mut self.client {
+            client.set("error.type", "errors.errorString");
+            client.fail("unexpected EOF");
+        }
+    }
+
+    /// The route tag of the request, which upstream notes when the request has passed the probes.
+    pub(crate) fn tag(&mut self, headers: &HeaderMap) {
+        if let Some(server) = self.server.as_mut().filter(|span| span.is_recorded()) {
+            let tag = serving::header::route_tag(headers).into_owned();
+            server.set("kn.route.tag", tag);
+        }
+    }
+}
+
+impl Drop for RequestSpans {
+    fn drop(&mut self) {
+        let is_recorded = |span: &Option<Span>| span.as_ref().is_some_and(Span::is_recorded);
+        let spans = [&self.client, &self.wait, &self.proxy, &self.server];
+        if !spans.into_iter().any(is_recorded) {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(server) = self.server.as_mut().filter(|_| !self.is_aborted) {
+            describe_response(server, self.status, self.request_bytes, self.response_bytes);
+        }
+        let spans = [
+            &mut self.client,
+            &mut self.wait,
+            &mut self.proxy,
+            &mut self.server,
+        ];
+        spans.into_iter().flatten().for_each(|span| span.end(now));
+    }
+}
+
+fn describe_request(span: &mut Span, request: &Request<Incoming>, connection: &Connection) {
+    let headers = request.headers();
+    let host = serving::header::host(request.uri(), headers);
+    let host = String::from_utf8_lossy(host);
+    let (address, port) = server_address(&host, connection.is_tls());
+    span.set("server.address", address.to_owned());
+    span.set("http.request.method", method_name(request.method()));
+    span.set(
+        "url.scheme",
+        if connection.is_tls() { "https" } else { "http" },
+    );
+    if let Some(port) = port {
+        span.set("server.port", port);
+    }
+    if method_name(request.method()) == crate::metrics::OTHER_METHOD {
+        let original = request.method().as_str().to_owned();
+        span.set("http.request.method_original", original);
+    }
+    let peer = connection.peer();
+    let peer_ip = peer.ip().to_canonical().to_string();
+    span.set("network.peer.address", peer_ip.clone());
+    span.set("network.peer.port", peer.port());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    if let Some(agent) = text(header::USER_AGENT).filter(|agent| !agent.is_empty()) {
+        span.set("user_agent.original", agent);
+    }
+    let forwarded = text(header::HeaderName::from_static("x-forwarded-for"));
+    let first = forwarded
+        .as_deref()
+        .and_then(|list| list.split(',').next())
+        .filter(|first| !first.is_empty());
+    span.set("client.address", first.map_or(peer_ip, str::to_owned));
+    span.set("url.path", request.uri().path().to_owned());
+    span.set("network.protocol.version", version_name(request.version()));
+}
+
+fn describe_response(span: &mut Span, status: StatusCode, request_bytes: u64, bytes: u64) {
+    if request_bytes > 0 {
+        span.set("http.request.body.size", request_bytes);
+    }
+    if bytes > 0 {
+        span.set("http.response.body.size", bytes);
+    }
+    span.set("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.fail("");
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> u64 {
+    headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+
+    use super::*;
+
+    #[test]
+    fn protocol_versions_are_gos() {
+        for (version, name) in [
+            (Version::HTTP_10, "1.0"),
+            (Version::HTTP_11, "1.1"),
+            (Version::HTTP_2, "2.0"),
+        ] {
+            assert_eq!(version_name(version), name);
+        }
+    }
+}

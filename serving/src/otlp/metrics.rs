@@ -1,0 +1,160 @@
+//! A snapshot of metrics as an export request.
+//!
+//! Instruments stay where they are: whoever owns them takes a [`ScopeSnapshot`] when it is
+//! asked, so that nothing is recorded twice.
+
+use prost::Message;
+
+use super::message::{
+    ExportMetricsServiceRequest, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
+    ResourceMetrics, ScopeMetrics, metric,
+};
+use super::traces::{SCHEMA_URL, key_value, nanos, resource_message, scope_message};
+use crate::clock::UnixTime;
+use crate::histogram;
+use crate::trace::{Attribute, Scope};
+
+/// Values count from the start of the process.
+const CUMULATIVE: i32 = 2;
+
+/// How an instrument is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instrument {
+    /// OpenTelemetry's name, with full stops.
+    pub name: &'static str,
+    /// What it measures.
+    pub description: &'static str,
+    /// In UCUM.
+    pub unit: &'static str,
+}
+
+/// The series of one instrument.
+#[derive(Clone, Debug)]
+pub enum Series {
+    /// Distributions.
+    Histogram(Vec<Point<histogram::Histogram>>),
+    /// Present values.
+    Gauge(Vec<Point<i64>>),
+}
+
+/// One series.
+#[derive(Clone, Debug)]
+pub struct Point<V> {
+    /// What tells it from the others.
+    pub attributes: Vec<Attribute>,
+    /// Its value; a histogram is read when it is encoded.
+    pub value: V,
+}
+
+/// One instrument and its series.
+#[derive(Clone, Debug)]
+pub struct MetricSnapshot {
+    /// Which.
+    pub instrument: Instrument,
+    /// Its series; without any it is not sent.
+    pub series: Series,
+}
+
+/// The instruments of one library.
+#[derive(Clone, Debug)]
+pub struct ScopeSnapshot {
+    /// Which.
+    pub scope: Scope,
+    /// Its instruments.
+    pub metrics: Vec<MetricSnapshot>,
+}
+
+/// Encodes a snapshot, or nothing if it has no series.
+pub(super) fn encode(
+    scopes: Vec<ScopeSnapshot>,
+    resource: &[Attribute],
+    start: UnixTime,
+    now: UnixTime,
+) -> Option<Vec<u8>> {
+    let scope_metrics: Vec<ScopeMetrics> = scopes
+        .into_iter()
+        .map(|scope| ScopeMetrics {
+            scope: Some(scope_message(scope.scope)),
+            metrics: scope
+                .metrics
+                .into_iter()
+                .filter(|metric| !metric.series.is_empty())
+                .map(|metric| convert(metric, start, now))
+                .collect(),
+        })
+        .filter(|scope| !scope.metrics.is_empty())
+        .collect();
+    if scope_metrics.is_empty() {
+        return None;
+    }
+    let request = ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            resource: Some(resource_message(resource)),
+            scope_metrics,
+            schema_url: SCHEMA_URL.to_owned(),
+        }],
+    };
+    Some(request.encode_to_vec())
+}
+
+fn convert(metric: MetricSnapshot, start: UnixTime, now: UnixTime) -> Metric {
+    let data = match metric.series {
+        Series::Histogram(points) => metric::Data::Histogram(Histogram {
+            data_points: points
+                .into_iter()
+                .map(|point| distribution(point, start, now))
+                .collect(),
+            aggregation_temporality: CUMULATIVE,
+        }),
+        Series::Gauge(points) => metric::Data::Gauge(Gauge {
+            data_points: points
+                .into_iter()
+                .map(|point| NumberDataPoint {
+                    attributes: point.attributes.into_iter().map(key_value).collect(),
+                    start_time_unix_nano: nanos(start),
+                    time_unix_nano: nanos(now),
+                    as_int: Some(point.value),
+                })
+                .collect(),
+        }),
+    };
+    Metric {
+        name: metric.instrument.name.to_owned(),
+        description: metric.instrument.description.to_owned(),
+        unit: metric.instrument.unit.to_owned(),
+        data: Some(data),
+    }
+}
+
+fn distribution(
+    point: Point<histogram::Histogram>,
+    start: UnixTime,
+    now: UnixTime,
+) -> HistogramDataPoint {
+    let buckets = point.value.buckets();
+    let bucket_counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).collect();
+    HistogramDataPoint {
+        attributes: point.attributes.into_iter().map(key_value).collect(),
+        start_time_unix_nano: nanos(start),
+        time_unix_nano: nanos(now),
+        count: bucket_counts.iter().sum(),
+        sum: Some(point.value.sum()),
+        explicit_bounds: buckets
+            .iter()
+            .map(|(bound, _)| *bound)
+            .filter(|bound| bound.is_finite())
+            .collect(),
+        bucket_counts,
+    }
+}
+
+// === impl Series ===
+
+impl Series {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Histogram(points) => points.is_empty(),
+            Self::Gauge(points) => points.is_empty(),
+        }
+    }
+}
