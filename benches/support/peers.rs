@@ -111,7 +111,7 @@ pub async fn haproxy(
     };
     // Timeouts on all sides, as the sidecar has its three set.
     let config = format!(
-        "global\n  nbthread 1\n  maxconn 20000\n\
+        "global\n  nbthread 1\n  maxconn 8000\n\
          defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n  timeout queue 300s\n\
          listen hop\n  bind {address} backlog 4096\n{extra}  server app {backend}{server}\n",
     );

@@ -3,6 +3,7 @@
 //! The most recently used HTTP/1 connection is used first. A connection returns to the stack as
 //! soon as hyper is ready for the next request, which for a small response is when its head
 //! arrives. Nothing is armed per connection: one sweep per destination runs while anything idles.
+//! Nor does an HTTP/1 connection have a task of its own, as long as its exchanges can poll it.
 //!
 //! A request is sent again by itself only when that is safe: always when hyper hands it back
 //! unwritten; otherwise once a *reused* connection ended before the first byte of a response, for
@@ -10,6 +11,7 @@
 //! close idle connections just as they are used again.
 
 mod dial;
+mod driver;
 mod http1;
 mod http2;
 
@@ -18,6 +20,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +29,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 use self::http1::Idle;
@@ -68,6 +71,8 @@ pub struct Upstream {
     dials: Semaphore,
     idle: RefCell<Vec<Idle>>,
     sweep: RefCell<Option<AbortHandle>>,
+    /// Something happened on an idle connection.
+    stirred: Arc<Notify>,
     shared: RefCell<Vec<Rc<http2::Shared>>>,
     /// Held while an HTTP/2 connection is made, so that a burst shares one.
     sharing: Mutex<()>,
@@ -121,6 +126,7 @@ impl Upstream {
             dials: Semaphore::new(options.max_dials.min(Semaphore::MAX_PERMITS)),
             idle: RefCell::default(),
             sweep: RefCell::default(),
+            stirred: Arc::default(),
             shared: RefCell::default(),
             sharing: Mutex::new(()),
             options,
@@ -196,7 +202,10 @@ impl UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let frame = http_body::Body::poll_frame(Pin::new(&mut this.incoming), cx);
+        let frame = match &mut this.lease {
+            Some(Lease::Http1(lease)) => lease.poll_frame(&mut this.incoming, cx),
+            _ => http_body::Body::poll_frame(Pin::new(&mut this.incoming), cx),
+        };
         if let Poll::Ready(None) = frame {
             this.finish();
         }

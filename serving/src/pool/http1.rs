@@ -1,14 +1,22 @@
 //! HTTP/1 connections: used by one exchange at a time, idle on a stack in between.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use http::{HeaderMap, Method, Request, Response, Uri};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, sleep};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout};
 
+use super::driver::Driver;
 use super::{Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
@@ -22,6 +30,8 @@ const SWEEPS: u32 = 3;
 struct Sender {
     requests: SendRequest<Body>,
     activity: Activity,
+    /// hyper's half; nothing once that runs in a task of its own.
+    driver: Option<Driver>,
 }
 
 /// A connection that waits for a request.
@@ -88,8 +98,19 @@ async fn exchange(
     request: Box<Request<Body>>,
 ) -> Result<Response<UpstreamBody>, Failure> {
     sender.activity.clear();
-    match sender.requests.try_send_request(*request).await {
-        Ok(response) => Ok(response.map(|incoming| upstream.lend(sender, incoming))),
+    let is_whole = http_body::Body::is_end_stream(request.body());
+    let answer = sender.requests.try_send_request(*request);
+    match sender.drive(answer).await {
+        Ok(response) => {
+            // Nothing polls the connection while a response waits for its client, so what has to
+            // go on in the meantime goes on by itself: an upgrade, or the rest of the request.
+            let detach = response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || !(is_whole || sender.requests.is_ready());
+            if detach {
+                sender.release();
+            }
+            Ok(response.map(|incoming| upstream.lend(sender, incoming)))
+        }
         Err(mut failed) => {
             let unsent = failed.take_message();
             let error = failed.into_error();
@@ -153,22 +174,53 @@ async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
         .handshake(io)
         .await
         .map_err(|error| ForwardError::transport(&error, false))?;
-    tokio::task::spawn_local(async move {
-        // Whoever waits for a response learns of the error as well.
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to the destination ended");
-        }
-    });
-    Ok(Sender { requests, activity })
+    let sweep = Arc::clone(&upstream.stirred);
+    Ok(Sender {
+        requests,
+        activity,
+        driver: Some(Driver::new(connection.with_upgrades(), sweep)),
+    })
 }
 
-// === impl Idle ===
+// === impl Sender ===
 
-impl Idle {
-    /// As far as hyper has noticed.
-    #[cfg(test)]
-    pub(super) fn is_alive(&self) -> bool {
-        !self.sender.requests.is_closed()
+impl Sender {
+    /// Waits for `work`, which the connection does.
+    async fn drive<F: Future>(&mut self, work: F) -> F::Output {
+        // Without a limit on its turns, which would have to wake the task.
+        let mut work = pin!(unconstrained(work));
+        poll_fn(|cx| match &mut self.driver {
+            Some(driver) => drive(driver, cx, |cx| work.as_mut().poll(cx)),
+            None => work.as_mut().poll(cx),
+        })
+        .await
+    }
+
+    /// From now on the connection runs in a task of its own.
+    fn release(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.release();
+        }
+    }
+
+    /// Whether the connection can be used, as far as anybody has noticed.
+    fn is_alive(&mut self) -> bool {
+        let goes_on = self.driver.as_mut().is_none_or(Driver::look_after);
+        goes_on && !self.requests.is_closed()
+    }
+}
+
+/// Polls what the connection is to bring about, after the connection itself: what it brings about
+/// need not wake anybody then.
+fn drive<T>(
+    driver: &mut Driver,
+    cx: &mut Context<'_>,
+    mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    if driver.drive(cx) {
+        work(&mut Context::from_waker(Waker::noop()))
+    } else {
+        work(cx)
     }
 }
 
@@ -178,8 +230,11 @@ impl Upstream {
     /// The connection used last, of those that are alive and not too old.
     fn take_idle(&self) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if !sender.requests.is_closed() {
+        while let Some(Idle { mut sender, since }) = idle.pop() {
+            if sender.is_alive() {
+                if let Some(driver) = &sender.driver {
+                    driver.hush();
+                }
                 // Everything below is older still, but a sweep will see to it.
                 return (since + self.options.idle_timeout > Instant::now()).then_some(sender);
             }
@@ -205,6 +260,9 @@ impl Upstream {
         if self.closed.get() || idle.len() >= self.options.max_idle {
             return;
         }
+        if let Some(driver) = &sender.driver {
+            driver.rest();
+        }
         idle.push(Idle {
             sender,
             since: Instant::now(),
@@ -226,9 +284,7 @@ impl Upstream {
     fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|it| {
-            !it.sender.requests.is_closed() && it.since + self.options.idle_timeout > now
-        });
+        idle.retain_mut(|it| it.sender.is_alive() && it.since + self.options.idle_timeout > now);
         let kept = idle.len();
         idle.shrink_to(kept * 2);
         !idle.is_empty()
@@ -238,13 +294,14 @@ impl Upstream {
 /// Runs while anything idles.
 async fn sweep_idle(upstream: Weak<Upstream>) {
     loop {
-        let Some(period) = upstream
-            .upgrade()
-            .map(|upstream| upstream.options.idle_timeout / SWEEPS)
-        else {
+        let Some((period, stirred)) = upstream.upgrade().map(|upstream| {
+            let period = upstream.options.idle_timeout / SWEEPS;
+            (period, Arc::clone(&upstream.stirred))
+        }) else {
             return;
         };
-        sleep(period).await;
+        // Early when an idle connection did something: most likely it was closed.
+        let _ = timeout(period, stirred.notified()).await;
         if !upstream.upgrade().is_some_and(|upstream| upstream.sweep()) {
             return;
         }
@@ -254,11 +311,35 @@ async fn sweep_idle(upstream: Weak<Upstream>) {
 // === impl Lease ===
 
 impl Lease {
+    /// The next frame of the response.
+    pub(super) fn poll_frame(
+        &mut self,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut next =
+            |cx: &mut Context<'_>| http_body::Body::poll_frame(Pin::new(&mut *incoming), cx);
+        let Some(driver) = &mut self.sender.driver else {
+            return next(cx);
+        };
+        // What is taken from the connection must not wake this very task.
+        driver.hush();
+        match next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => drive(driver, cx, next),
+            ready => ready,
+        }
+    }
+
     /// The response has ended. If the request has not, the connection is of no further use, but
     /// hyper finishes what is being sent.
-    pub(super) fn give_back(self) {
+    pub(super) fn give_back(mut self) {
+        if let Some(driver) = &mut self.sender.driver {
+            driver.settle();
+        }
         if self.sender.requests.is_ready() {
             self.upstream.put_idle(self.sender);
+        } else {
+            self.sender.release();
         }
     }
 }

@@ -94,7 +94,7 @@ fn closed_connections_are_not_used() {
     local(async {
         let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
         drop(warm(&app, &upstream).await);
-        while upstream.idle.borrow()[0].is_alive() {
+        while upstream.idle() > 0 {
             tokio::task::yield_now().await;
         }
         let play = async {
