@@ -1,63 +1,37 @@
 //! `pilotlight run`: reads the manifests, joins the parts, and ends them in order.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ::activator::Activator;
-use prometheus_client::registry::Registry;
 use serving::environment::Environment;
 use serving::server::{self, Listener, ServerOptions, Shutdown};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::cluster::probe_board::ProbeBoard;
-use crate::cluster::{self, Cluster, updates};
+use crate::cluster::Cluster;
 use crate::console::{Console, Writer};
 use crate::exit::{self, Exit};
 use crate::gateway::{self, Gateway};
-use crate::manifest::document::DEFAULT_NAMESPACE;
-use crate::manifest::{
-    Finding, Machine, Manifest, Report, ServiceDocument, Source, SourceText, Template, ThisMachine,
-    TrafficTarget, name,
-};
 use crate::options::{LogLevel, Run};
 use crate::status::collect::Sources;
 use crate::status::socket::{self, Socket};
-use crate::supervisor::port::Ports;
-use crate::tether::{Guard, SELF, raise_open_files};
+use crate::tether::{Guard, SELF};
 use crate::watch;
 
-/// The activator probes a replica for as long as its queue-proxy waits for the app, so that the
-/// answer comes the moment the app is ready.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(11);
+mod input;
+mod parts;
+mod signals;
 
-/// Between probes that are answered at once, which only probes with a period are.
-const PROBE_FREQUENCY: Duration = Duration::from_millis(20);
-
-/// Between looks at whether the parts have found each other, and how long that may take.
-const JOIN_PAUSE: Duration = Duration::from_millis(1);
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+use input::{Input, read};
+use parts::{Parts, joined};
+use signals::Signals;
 
 /// Connections of `pilotlight status` that are answered at a time.
 const MAX_STATUS_ANSWERS: usize = 16;
 
 /// How long one of those may take to read its answer.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What was read before anything runs.
-struct Input {
-    manifest: Manifest,
-    warnings: Vec<Finding>,
-    sources: Vec<Source>,
-    texts: Vec<SourceText>,
-    machine: ThisMachine,
-}
 
 /// Runs until a signal; the code to exit with.
 pub fn run(options: &Run, environment: &dyn Environment) -> Result<u8, Exit> {
@@ -102,108 +76,6 @@ fn log_to(console: &Console, level: LogLevel) {
         .with_ansi(false)
         .with_writer(console.clone())
         .try_init();
-}
-
-// === reading ===
-
-fn read(options: &Run, environment: &dyn Environment) -> Result<Input, Exit> {
-    let machine = ThisMachine {
-        search_path: environment.variable("PATH").unwrap_or_default(),
-    };
-    if options.filenames.is_empty() {
-        return read_command(options, machine);
-    }
-    let sources: Vec<Source> = options
-        .filenames
-        .iter()
-        .map(|name| Source::from(name.as_str()))
-        .collect();
-    let (texts, read) = watch::read_at_start(&sources);
-    let (manifest, mut report) = Manifest::read(&texts, &machine);
-    report.problems.splice(0..0, read.problems);
-    if report.problems.is_empty() && manifest.services.is_empty() {
-        report.in_file(&options.filenames.join(", "));
-        report.problem("", "no Service of serving.knative.dev/v1 in the manifests");
-    }
-    refuse(&report)?;
-    Ok(Input {
-        manifest,
-        warnings: report.warnings,
-        sources,
-        texts,
-        machine,
-    })
-}
-
-fn read_command(options: &Run, machine: ThisMachine) -> Result<Input, Exit> {
-    let mut report = Report::default();
-    report.in_file("command line");
-    if let Err(rule) = name::dns_1035_label(&options.name) {
-        report.problem("--name", rule);
-    }
-    let annotations: BTreeMap<String, String> = options.annotations.iter().cloned().collect();
-    let settings = crate::manifest::Settings::default();
-    crate::manifest::check_annotations(
-        &annotations,
-        "--annotation",
-        &settings.autoscaler,
-        &mut report,
-    );
-    let program = &options.command[0];
-    if program != crate::manifest::container::OWN_NAME && !machine.has_program(program, None) {
-        report.missing_command(
-            "",
-            format!("{program}: no such program on this machine; install it, or correct the path"),
-        );
-    }
-    refuse(&report)?;
-    let template = Template::from_command(options.command.clone(), annotations, &settings.defaults);
-    let document = ServiceDocument {
-        file: "command line".into(),
-        namespace: DEFAULT_NAMESPACE.into(),
-        name: options.name.clone(),
-        template,
-        traffic: vec![TrafficTarget::latest()],
-    };
-    Ok(Input {
-        manifest: Manifest {
-            services: vec![document],
-            settings,
-        },
-        warnings: report.warnings,
-        sources: Vec::new(),
-        texts: Vec::new(),
-        machine,
-    })
-}
-
-/// Every problem at once, or nothing.
-fn refuse(report: &Report) -> Result<(), Exit> {
-    if report.problems.is_empty() {
-        return Ok(());
-    }
-    let only_commands = report
-        .problems
-        .iter()
-        .all(|problem| problem.missing_command);
-    let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-    lines.extend(
-        report
-            .warnings
-            .iter()
-            .map(|warning| format!("warning: {warning}")),
-    );
-    if report.left_out > 0 {
-        lines.push(format!("and {} more", report.left_out));
-    }
-    Err(Exit::new(
-        if only_commands {
-            exit::MISSING_COMMAND
-        } else {
-            exit::INVALID_MANIFEST
-        },
-        lines.join("\n"),
-    ))
 }
 
 // === serving ===
@@ -319,24 +191,6 @@ async fn serve(
     Ok(exit::OK)
 }
 
-/// Waits until the activator reports to the autoscaler, and that knows every revision: the first
-/// request would otherwise wait for the next report, a second later. Clients that connect meanwhile
-/// wait in the socket's queue.
-async fn joined(activator: &Activator, autoscaler: &autoscaler::Handle) {
-    let all_known = async {
-        while activator.health().is_err() {
-            tokio::time::sleep(JOIN_PAUSE).await;
-        }
-        while let Some(revisions) = autoscaler.snapshot().await
-            && revisions.iter().any(|revision| revision.proxied.is_none())
-        {
-            tokio::time::sleep(JOIN_PAUSE).await;
-        }
-    };
-    // Whatever keeps them apart, requests are better held than refused.
-    let _ = tokio::time::timeout(JOIN_PATIENCE, all_known).await;
-}
-
 fn follows(options: &Run) -> bool {
     use std::io::IsTerminal;
     if options.filenames.is_empty() || options.no_watch {
@@ -384,194 +238,5 @@ async fn answer_status(
                 });
             }
         }
-    }
-}
-
-// === the parts ===
-
-/// The parts of the data plane, joined by their wire.
-struct Parts {
-    cluster: Rc<Cluster>,
-    activator: Activator,
-    autoscaler: autoscaler::driver::Handle,
-    tasks: tokio::task::JoinSet<()>,
-    stop: CancellationToken,
-    activator_shutdown: Shutdown,
-}
-
-impl Parts {
-    async fn join(
-        options: &Run,
-        manifest: &Manifest,
-        guard: Guard,
-        console: Console,
-    ) -> io::Result<Self> {
-        let mut tasks = tokio::task::JoinSet::new();
-        let stop = CancellationToken::new();
-        let mut registry = Registry::default();
-        let config = &manifest.settings.autoscaler;
-        let board = ProbeBoard::default();
-
-        let (autoscaler_updates, updates_received) =
-            mpsc::channel(autoscaler::world::UPDATES_CAPACITY);
-        let (actions, mut actions_received) = mpsc::channel(autoscaler::world::ACTIONS_CAPACITY);
-        let (driver, autoscaler) = autoscaler::driver::Autoscaler::new(
-            autoscaler::driver::Options::new(
-                autoscaler::scraper::Options {
-                    mesh: serving::config::network::MeshCompatibilityMode::Disabled,
-                    ..autoscaler::scraper::Options::default()
-                },
-                board.targets(),
-            ),
-            autoscaler::driver::World {
-                updates: updates_received,
-                actions,
-            },
-            &mut registry,
-        );
-        let stats = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let stats_address = stats.local_addr()?;
-        tasks.spawn_local(autoscaler::stat_server::serve(
-            stats,
-            autoscaler::stat_server::Options {
-                frames: autoscaler.frames(),
-                bucket_owner: None,
-            },
-            stop.clone(),
-        ));
-        tasks.spawn_local(driver.run(stop.clone()));
-
-        let (activator_updates, updates_received) = mpsc::channel(::activator::UPDATES_CAPACITY);
-        let (activator, activator_driver) = ::activator::new(
-            activator_options(options, stats_address),
-            updates_received,
-            &mut registry,
-        );
-        tasks.spawn_local(activator_driver.run());
-        let own = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let activator_address = own.local_addr()?;
-        let activator_shutdown = Shutdown::new();
-        tasks.spawn_local(server::serve(
-            vec![Listener::plain(own)],
-            Rc::new(activator.clone()),
-            ServerOptions::default(),
-            activator_shutdown.clone(),
-        ));
-
-        let cluster = Rc::new(Cluster::new(
-            cluster::Settings {
-                drain_timeout: options.drain_timeout,
-                start_failures: options.start_failures,
-                max_replicas_per_revision: options.limits.max_replicas_per_revision,
-                max_replicas: options.limits.max_replicas,
-                tag_header: manifest.settings.tag_header_based_routing,
-                app_open_files: raise_open_files(),
-            },
-            config.clone(),
-            console,
-            guard,
-            Ports::new(
-                std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
-                    .ok()
-                    .as_deref(),
-                fastrand::u16(..),
-            ),
-            cluster::Paths {
-                board,
-                activator: activator_address,
-            },
-        ));
-        let to = updates::Listeners {
-            autoscaler: autoscaler_updates,
-            activator: activator_updates,
-        };
-        tasks.spawn_local(updates::send(Rc::clone(&cluster), to));
-        tasks.spawn_local(Rc::clone(&cluster).keep_guard());
-        let acting = Rc::clone(&cluster);
-        tasks.spawn_local(async move {
-            while let Some(batch) = actions_received.recv().await {
-                for action in batch {
-                    acting.act(action);
-                }
-            }
-        });
-        Ok(Self {
-            cluster,
-            activator,
-            autoscaler,
-            tasks,
-            stop,
-            activator_shutdown,
-        })
-    }
-
-    async fn end(mut self) {
-        self.stop.cancel();
-        self.activator_shutdown.stop();
-        self.tasks.abort_all();
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-fn activator_options(options: &Run, stats: SocketAddr) -> ::activator::Options {
-    let mut activator = ::activator::Options::new("activator", Ipv4Addr::LOCALHOST.to_string());
-    activator.autoscaler_url = Some(format!("ws://{stats}"));
-    activator.probe.timeout = PROBE_TIMEOUT;
-    activator.probe.frequency = PROBE_FREQUENCY;
-    activator.limits.max_queued = options.limits.max_held_requests;
-    activator.limits.max_queued_per_revision = options.limits.max_held_requests;
-    activator
-}
-
-// === signals ===
-
-#[derive(Clone, Copy, Debug)]
-enum Received {
-    Interrupt,
-    Terminate,
-}
-
-impl Received {
-    const fn number(self) -> u8 {
-        match self {
-            Self::Interrupt => 2,
-            Self::Terminate => 15,
-        }
-    }
-}
-
-impl std::fmt::Display for Received {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-        })
-    }
-}
-
-struct Signals {
-    interrupt: std::cell::RefCell<tokio::signal::unix::Signal>,
-    terminate: std::cell::RefCell<tokio::signal::unix::Signal>,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?.into(),
-            terminate: signal(SignalKind::terminate())?.into(),
-        })
-    }
-
-    async fn next(&self) -> Received {
-        std::future::poll_fn(|context| {
-            if self.interrupt.borrow_mut().poll_recv(context).is_ready() {
-                return std::task::Poll::Ready(Received::Interrupt);
-            }
-            if self.terminate.borrow_mut().poll_recv(context).is_ready() {
-                return std::task::Poll::Ready(Received::Terminate);
-            }
-            std::task::Poll::Pending
-        })
-        .await
     }
 }
