@@ -12,6 +12,7 @@
 mod dial;
 mod http1;
 mod http2;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,6 +31,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::AbortHandle;
 
 use self::http1::Idle;
+pub use self::tls::UpstreamTls;
 use crate::body::Body;
 use crate::forward::ForwardError;
 
@@ -55,6 +57,8 @@ pub struct UpstreamOptions {
     pub max_header_bytes: usize,
     /// Header lines of a response's head, as in `ServerOptions`. Default: `None`.
     pub max_headers: Option<usize>,
+    /// How connections are encrypted. Default: not at all.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// One destination. Not `Send`; requests keep it alive. Dropping it closes what idles.
@@ -104,6 +108,7 @@ impl Default for UpstreamOptions {
             max_dials: 1024,
             max_header_bytes: 1 << 20,
             max_headers: None,
+            tls: None,
         }
     }
 }

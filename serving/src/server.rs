@@ -261,12 +261,18 @@ impl<H: Handler> Server<H> {
                 sniff::refuse_cleartext(&mut stream).await;
                 return None;
             }
-            acceptor.accept(stream).await.ok()
+            let mut stream = acceptor.accept(stream).await.ok()?;
+            let http2 = match stream.get_ref().1.alpn_protocol() {
+                Some(protocol) => protocol == b"h2",
+                None => sniff::is_preface(&mut stream).await,
+            };
+            Some((stream, http2 && self.options.http2))
         };
-        let Some(stream) = sniff::in_time(handshake, &connection, &self.shutdown).await else {
+        let handshake = sniff::in_time(handshake, &connection, &self.shutdown).await;
+        let Some((stream, http2)) = handshake else {
             return;
         };
-        if self.options.http2 && stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        if http2 {
             http2::serve(self, stream, connection).await;
         } else {
             http1::serve(self, stream, connection).await;

@@ -48,6 +48,14 @@ impl ForwardError {
         Self::upstream(format!("timed out dialing {address} after {waited:.2}s"))
     }
 
+    pub(crate) fn tls(address: SocketAddr, error: &io::Error) -> Self {
+        Self::upstream(format!("tls handshake with {address}: {error}"))
+    }
+
+    pub(crate) fn tls_timed_out() -> Self {
+        Self::upstream("net/http: TLS handshake timeout".to_owned())
+    }
+
     /// `answered`: some bytes of a response had been read.
     pub(crate) fn transport(error: &hyper::Error, answered: bool) -> Self {
         let fault = if error.is_user() {

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
 use super::{Upstream, UpstreamBody, dial};
@@ -139,6 +140,19 @@ impl Replay {
 
 async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
     let stream = dial::dial(upstream).await?;
+    match &upstream.options.tls {
+        None => handshake(upstream, stream).await,
+        Some(tls) => {
+            let stream = Box::pin(tls.connect(stream, upstream.address, b"http/1.1")).await?;
+            handshake(upstream, stream).await
+        }
+    }
+}
+
+async fn handshake<I>(upstream: &Upstream, stream: I) -> Result<Sender, ForwardError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let activity = Activity::default();
     let io = TokioIo::new(Observed::new(stream, activity.clone()));
     let mut builder = Builder::new();

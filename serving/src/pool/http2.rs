@@ -8,6 +8,7 @@ use std::rc::Rc;
 use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Lease, Local, Upstream, UpstreamBody, dial};
 use crate::body::Body;
@@ -88,6 +89,19 @@ async fn open(upstream: &Rc<Upstream>) -> Result<Stream, ForwardError> {
 
 async fn connect(upstream: &Upstream) -> Result<Shared, ForwardError> {
     let stream = dial::dial(upstream).await?;
+    match &upstream.options.tls {
+        None => handshake(upstream, stream).await,
+        Some(tls) => {
+            let stream = tls.connect(stream, upstream.address, b"h2").await?;
+            handshake(upstream, stream).await
+        }
+    }
+}
+
+async fn handshake<I>(upstream: &Upstream, stream: I) -> Result<Shared, ForwardError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let list = u32::try_from(upstream.options.max_header_bytes).unwrap_or(u32::MAX);
     let (requests, connection) = Builder::new(Local)
         .initial_connection_window_size(CONNECTION_WINDOW)
