@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::CHUNK;
 use super::websocket::{CLOSE_TO_CLIENT, CLOSE_TO_SERVER, Position};
+use crate::pool::Stream;
 use crate::server::Observed;
 
 /// One end of a tunnel.
@@ -27,7 +28,9 @@ pub(super) struct Side {
 #[derive(Debug)]
 enum Io {
     Tcp(TcpStream),
-    /// TLS, or whatever else lies below.
+    /// An app's, which may be encrypted.
+    App(Stream),
+    /// A client's TLS, or whatever else lies below.
     Other(TokioIo<Upgraded>),
 }
 
@@ -65,7 +68,15 @@ enum Ending {
 // === impl Side ===
 
 impl Side {
-    pub(super) fn new(upgraded: Upgraded) -> Self {
+    pub(super) fn app((stream, early): (Stream, Bytes)) -> Self {
+        let io = match stream {
+            Stream::Tcp(io) => Io::Tcp(io),
+            stream => Io::App(stream),
+        };
+        Self { io, early }
+    }
+
+    pub(super) fn client(upgraded: Upgraded) -> Self {
         match upgraded.downcast::<TokioIo<Observed<TcpStream>>>() {
             Ok(parts) => Self {
                 io: Io::Tcp(parts.io.into_inner().into_inner()),
@@ -86,6 +97,7 @@ impl Side {
         }
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::App(io) => Pin::new(io).poll_read(cx, buf),
             Io::Other(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -93,6 +105,7 @@ impl Side {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::App(io) => Pin::new(io).poll_write(cx, bytes),
             Io::Other(io) => Pin::new(io).poll_write(cx, bytes),
         };
         match written {
@@ -104,6 +117,7 @@ impl Side {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Tcp(_) => Poll::Ready(Ok(())),
+            Io::App(io) => Pin::new(io).poll_flush(cx),
             Io::Other(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -122,6 +136,7 @@ impl Side {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::App(io) => Pin::new(io).poll_shutdown(cx),
             Io::Other(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
