@@ -10,12 +10,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::CHUNK;
 use super::websocket::{CLOSE_TO_CLIENT, CLOSE_TO_SERVER, Position};
 use crate::pool::Stream;
-use crate::server::Observed;
+use crate::server::{Observed, Socket};
 
 /// One end of a tunnel.
 #[derive(Debug)]
@@ -27,8 +26,7 @@ pub(super) struct Side {
 
 #[derive(Debug)]
 enum Io {
-    Tcp(TcpStream),
-    /// An app's, which may be encrypted.
+    Client(Socket),
     App(Stream),
     /// A client's TLS, or whatever else lies below.
     Other(TokioIo<Upgraded>),
@@ -69,17 +67,16 @@ enum Ending {
 
 impl Side {
     pub(super) fn app((stream, early): (Stream, Bytes)) -> Self {
-        let io = match stream {
-            Stream::Tcp(io) => Io::Tcp(io),
-            stream => Io::App(stream),
-        };
-        Self { io, early }
+        Self {
+            io: Io::App(stream),
+            early,
+        }
     }
 
     pub(super) fn client(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<Observed<TcpStream>>>() {
+        match upgraded.downcast::<TokioIo<Observed<Socket>>>() {
             Ok(parts) => Self {
-                io: Io::Tcp(parts.io.into_inner().into_inner()),
+                io: Io::Client(parts.io.into_inner().into_inner()),
                 early: parts.read_buf,
             },
             Err(upgraded) => Self {
@@ -96,7 +93,7 @@ impl Side {
             return Poll::Ready(Ok(()));
         }
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Client(io) => Pin::new(io).poll_read(cx, buf),
             Io::App(io) => Pin::new(io).poll_read(cx, buf),
             Io::Other(io) => Pin::new(io).poll_read(cx, buf),
         }
@@ -104,7 +101,7 @@ impl Side {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::Client(io) => Pin::new(io).poll_write(cx, bytes),
             Io::App(io) => Pin::new(io).poll_write(cx, bytes),
             Io::Other(io) => Pin::new(io).poll_write(cx, bytes),
         };
@@ -116,7 +113,7 @@ impl Side {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(_) => Poll::Ready(Ok(())),
+            Io::Client(io) => Pin::new(io).poll_flush(cx),
             Io::App(io) => Pin::new(io).poll_flush(cx),
             Io::Other(io) => Pin::new(io).poll_flush(cx),
         }
@@ -135,7 +132,7 @@ impl Side {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Client(io) => Pin::new(io).poll_shutdown(cx),
             Io::App(io) => Pin::new(io).poll_shutdown(cx),
             Io::Other(io) => Pin::new(io).poll_shutdown(cx),
         }
