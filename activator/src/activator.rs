@@ -281,7 +281,8 @@ impl Shared {
             let unread = request.as_ref().is_some_and(is_unread);
             let slot = wait(entry, acquire, unread.then_some(connection)).await?;
             let tracker = slot.permit().tracker();
-            let upstream = self.upstreams.get(tracker.dest());
+            let namespace = &entry.revision.id.namespace;
+            let upstream = self.upstreams.get(tracker, namespace);
             let mut sent = request.take().expect("kept, or the loop has ended");
             self.address(entry, &mut sent, &upstream);
             let spare = match entry.revision.container_concurrency {

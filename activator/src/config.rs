@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::tls::{self, PolicySettings};
 
 use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
 
@@ -14,6 +15,9 @@ use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
 pub const HTTP_PORT: u16 = 8012;
 /// The same handler once more.
 pub const HTTP2_PORT: u16 = 8013;
+
+/// The same handler behind TLS.
+pub const HTTPS_PORT: u16 = 8112;
 
 /// Upstream's default for `METRICS_PROMETHEUS_PORT`.
 const METRICS_PORT: u16 = 9090;
@@ -34,6 +38,8 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// `ACTIVATOR_TLS_*`: what the TLS port negotiates.
+    pub tls: PolicySettings,
 }
 
 // === impl Config ===
@@ -91,6 +97,7 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
         };
         reader.finish(config)
     }

@@ -367,7 +367,7 @@ impl World {
 
     fn probe(&mut self, id: &RevisionId, probe: Probe) {
         let (Target::Pod(dest) | Target::ClusterIp(dest)) = probe.target;
-        let upstream = self.shared.upstreams.get(dest);
+        let upstream = self.shared.upstreams.plain(dest);
         let addressable = self.shared.options.probe.mesh_pod_addressability;
         let passthrough = addressable.then(|| private_host(id)).flatten();
         let made = prober::make(upstream, probe, passthrough, Rc::clone(&self.slots));

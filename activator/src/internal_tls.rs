@@ -105,6 +105,14 @@ struct QueueProxyVerifier {
     user: Option<ServerName<'static>>,
 }
 
+impl PartialEq for InternalTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared) && self.ports == other.ports
+    }
+}
+
+impl Eq for InternalTls {}
+
 // === impl TlsPorts ===
 
 impl Default for TlsPorts {

@@ -4,6 +4,7 @@
 //! `objects` says what is read of each object, `index` joins them, `watches` talks to the API
 //! server. Nothing is ever written to it.
 
+pub mod certificates;
 pub mod config_maps;
 pub mod flags;
 pub mod index;

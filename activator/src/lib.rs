@@ -40,6 +40,7 @@ pub mod endpoints;
 pub mod error;
 pub mod exchange;
 pub mod http_metrics;
+pub mod internal_tls;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod metrics;
@@ -97,7 +98,7 @@ pub fn new(
         table: table::Table::default(),
         reporter: concurrency_reporter::ConcurrencyReporter::new(),
         sink,
-        upstreams: upstreams::Upstreams::new(upstream_options),
+        upstreams: upstreams::Upstreams::new(upstream_options, options.internal_tls.clone()),
         metrics: metrics::Metrics::register(registry),
         budget: revision_throttler::QueueBudget::new(options.limits),
         notices,

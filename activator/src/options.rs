@@ -8,6 +8,8 @@ use std::time::Duration;
 use serving::RevisionId;
 pub use serving::config::network::MeshCompatibilityMode as MeshMode;
 
+use crate::internal_tls::InternalTls;
+
 /// Upstream's `PROBE_TIMEOUT`.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Upstream's `PROBE_FREQUENCY`.
@@ -75,6 +77,8 @@ pub struct Options {
     pub max_idle_connections_per_destination: usize,
     /// How long health fails before listeners close.
     pub drain: Duration,
+    /// `system-internal-tls`: requests reach queue-proxies through TLS.
+    pub internal_tls: Option<InternalTls>,
 }
 
 /// What `snapshot` tells of one revision.
@@ -135,6 +139,7 @@ impl Options {
             max_idle_connections: 1000,
             max_idle_connections_per_destination: 100,
             drain: DRAIN,
+            internal_tls: None,
         }
     }
 }

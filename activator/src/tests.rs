@@ -5,6 +5,7 @@ mod pods;
 mod request_path;
 mod routing;
 mod stats;
+mod tls;
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -19,10 +19,13 @@ use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
+use super::certificates;
 use super::config_maps::{self, Configuration};
 use super::watches::{Watches, may_list_endpoint_slices};
-use crate::config::{Config, HTTP_PORT, HTTP2_PORT, parse_version};
+use crate::config::{Config, HTTP_PORT, HTTP2_PORT, HTTPS_PORT, parse_version};
+use crate::internal_tls::InternalTlsError;
 use crate::{Activator, UPDATES_CAPACITY};
 
 /// How long the API server may take to answer at start, and the pause between questions.
@@ -48,9 +51,12 @@ pub enum StartError {
     /// The API server did not answer.
     #[error("API server not reached")]
     Unreachable(#[source] Box<kube::Error>),
-    /// A setting that this activator cannot honour.
-    #[error("system-internal-tls is enabled, which this activator does not speak")]
-    InternalTls,
+    /// `system-internal-tls` is enabled, and its Secret or bundles cannot be read.
+    #[error("certificates of system-internal-tls cannot be read")]
+    Certificates(#[source] Box<kube::Error>),
+    /// They or the settings cannot be used.
+    #[error("system-internal-tls cannot be used")]
+    InternalTls(#[from] InternalTlsError),
     /// A port cannot be listened on.
     #[error("cannot listen on port {port}")]
     Bind {
@@ -99,10 +105,22 @@ pub async fn run(
     log: LineWriter,
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    if configuration.network.system_internal_tls {
-        return Err(StartError::InternalTls);
-    }
+    let mut tasks = tokio::task::JoinSet::new();
     let mut options = config.options;
+    if configuration.network.system_internal_tls {
+        let namespace = &config.system_namespace;
+        let tls = certificates::read(&client, namespace).await?;
+        let watched = (client.clone(), namespace.clone(), tls.clone());
+        tasks.spawn_local(async move {
+            let (client, namespace, tls) = watched;
+            certificates::follow(&client, &namespace, &tls).await;
+        });
+        options.internal_tls = Some(tls);
+    }
+    let acceptor = match &options.internal_tls {
+        Some(tls) => Some(TlsAcceptor::from(tls.server_config(&config.tls)?)),
+        None => None,
+    };
     let network = &configuration.network;
     options.probe.mesh_mode = network.mesh_compatibility_mode;
     options.probe.mesh_pod_addressability = network.enable_mesh_pod_addressability;
@@ -113,7 +131,6 @@ pub async fn run(
     let (activator, driver) = crate::new(options, received, &mut registry);
     activator.log_requests_to(log);
     config_maps::apply(&configuration.observability, &activator);
-    let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(driver.run());
 
     let slices = may_list_endpoint_slices(&client).await.unwrap_or(false);
@@ -147,6 +164,10 @@ pub async fn run(
     let mut listeners = Vec::new();
     for address in ports {
         listeners.push(Listener::plain(bind(address).await?));
+    }
+    if let Some(acceptor) = acceptor {
+        let socket = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, HTTPS_PORT))).await?;
+        listeners.push(Listener::tls(socket, acceptor));
     }
     serve(&activator, listeners, drain, stop).await;
     tasks.abort_all();

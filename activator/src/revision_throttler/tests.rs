@@ -33,7 +33,7 @@ fn pods(last: &[u8]) -> Usable {
 }
 
 fn acquire(throttler: &Arc<RevisionThrottler>) -> Spawn<Acquire> {
-    spawn(throttler.acquire())
+    spawn(throttler.acquire(0))
 }
 
 /// Upstream's `TestThrottlerSuccesses`: a free slot is given without waiting.
@@ -182,14 +182,14 @@ fn no_revision_takes_every_place() {
         with_budget(1, budget.clone()),
         with_budget(1, budget.clone()),
     );
-    let mut held: Vec<_> = (0..1000).map(|_| greedy.acquire()).collect();
+    let mut held: Vec<_> = (0..1000).map(|_| greedy.acquire(0)).collect();
     held.retain(Acquire::is_waiting);
     assert_eq!(held.len(), 900);
-    let mut short: Vec<_> = (0..100).map(|_| modest.acquire()).collect();
+    let mut short: Vec<_> = (0..100).map(|_| modest.acquire(0)).collect();
     short.retain(Acquire::is_waiting);
     assert_eq!(short.len(), 10);
     drop(held);
-    assert!(modest.acquire().is_waiting());
+    assert!(modest.acquire(0).is_waiting());
     drop(short);
     assert_eq!(budget.queued(), 0);
 }
@@ -220,7 +220,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
     assert!(!throttler.full(&full));
     drop(refused);
     let again: Vec<_> = (0..2)
-        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again()).poll()))
+        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again(0)).poll()))
         .collect();
     assert!(
         again
@@ -228,7 +228,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
             .all(|permit| permit.tracker().dest() == dest(2))
     );
     let mut late = acquire(&throttler);
-    let mut first_in_line = spawn(throttler.acquire_again());
+    let mut first_in_line = spawn(throttler.acquire_again(0));
     assert_pending!(late.poll());
     assert_pending!(first_in_line.poll());
     throttler.not_full(&full);
@@ -320,7 +320,7 @@ impl Simulation {
                 self.throttler.full(&tracker);
                 self.full.push(tracker);
                 drop(permit);
-                self.waiting.push(spawn(self.throttler.acquire_again()));
+                self.waiting.push(spawn(self.throttler.acquire_again(0)));
             }
             96..100 => {
                 for tracker in self.full.drain(..) {
