@@ -86,6 +86,21 @@ impl Config {
             "MaxQueued",
             options.limits.max_queued,
         );
+        options.limits.max_queued_bytes_per_revision = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES_PER_REVISION",
+            "MaxQueuedBytesPerRevision",
+            options.limits.max_queued_bytes_per_revision,
+        );
+        options.limits.max_queued_bytes = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES",
+            "MaxQueuedBytes",
+            options.limits.max_queued_bytes,
+        );
+        let max_wait = duration(&mut reader, "PILOTLIGHT_MAX_WAIT", Duration::ZERO);
+        options.limits.max_wait = (!max_wait.is_zero()).then_some(max_wait);
+        options.held_header = reader.boolean("PILOTLIGHT_HELD_HEADER", "HeldHeader");
         let config = Self {
             options,
             system_namespace,

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
 
+use crate::cold_start::ColdStartMetrics;
 use crate::http_metrics::HttpMetrics;
 use crate::stat_sink::{Broken, Observer};
 use crate::world::Revision;
@@ -52,6 +53,8 @@ pub struct Metrics {
     connection_errors: Counter,
     /// See [`HttpMetrics`].
     pub http: HttpMetrics,
+    /// See [`ColdStartMetrics`].
+    pub cold_start: ColdStartMetrics,
 }
 
 /// One revision's.
@@ -76,6 +79,7 @@ impl Metrics {
             reachable: Gauge::default(),
             connection_errors: Counter::default(),
             http: HttpMetrics::register(registry),
+            cold_start: ColdStartMetrics::register(registry),
         };
         registry.register(
             "kn_revision_request_concurrency",
@@ -134,6 +138,7 @@ impl Metrics {
         self.queued.remove(&labels);
         self.active.remove(&labels);
         self.concurrency.remove(&RevisionLabels::of(revision));
+        self.cold_start.remove(revision);
     }
 
     /// Counts an error response of our own.
@@ -156,7 +161,7 @@ impl QueueLabels {
 // === impl RevisionLabels ===
 
 impl RevisionLabels {
-    fn of(revision: &Revision) -> Self {
+    pub(crate) fn of(revision: &Revision) -> Self {
         Self {
             kn_service_name: revision.service.clone(),
             kn_configuration_name: revision.configuration.clone(),

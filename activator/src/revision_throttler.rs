@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use crate::options::RevisionSnapshot;
 use crate::pod_tracker::PodTracker;
-pub use crate::queue_budget::QueueBudget;
 use crate::queue_budget::Places;
+pub use crate::queue_budget::QueueBudget;
 use crate::retry_budget::RetryBudget;
 use crate::trackers::{Trackers, Usable};
 
@@ -144,18 +144,19 @@ impl RevisionThrottler {
         &self.id
     }
 
-    /// Takes a slot, or a place at the end of the line for a request that holds `bytes`.
-    pub fn acquire(self: &Arc<Self>, bytes: usize) -> Acquire {
+    /// Takes a slot, or a place at the end of the line for a request that holds `bytes`, which is
+    /// asked only then.
+    pub fn acquire(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
         self.enter(bytes, false)
     }
 
     /// As [`Self::acquire`], at the front of the line and past the queue limits: for a request that
     /// was let through before and then was not started.
-    pub fn acquire_again(self: &Arc<Self>, bytes: usize) -> Acquire {
+    pub fn acquire_again(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
         self.enter(bytes, true)
     }
 
-    fn enter(self: &Arc<Self>, bytes: usize, again: bool) -> Acquire {
+    fn enter(self: &Arc<Self>, bytes: impl FnOnce() -> usize, again: bool) -> Acquire {
         let mut is_cold = false;
         let place = {
             let mut state = self.state.lock();
@@ -168,7 +169,7 @@ impl RevisionThrottler {
                 Place::Ready(tracker)
             } else {
                 is_cold = state.trackers.capacity() == 0;
-                self.queue(&mut state, bytes, again)
+                self.queue(&mut state, bytes(), again)
             }
         };
         Acquire {
@@ -205,6 +206,23 @@ impl RevisionThrottler {
         });
     }
 
+    /// Whether all activators in the path are ours; see [`Trackers::set_peers_share`].
+    pub fn set_peers_share(&self, share: bool) {
+        self.change(|state| state.trackers.set_peers_share(share));
+    }
+
+    /// A pod said how busy it is: executing and waiting requests.
+    pub fn reported(&self, tracker: &PodTracker, executing: u32, waiting: u32) {
+        if tracker.reported(executing, waiting) {
+            self.change(|state| state.trackers.set_pods_report());
+        }
+    }
+
+    /// Whether requests may go to pods that are busy with others' requests.
+    pub fn is_sharing(&self) -> bool {
+        self.state.lock().trackers.is_sharing()
+    }
+
     /// Refuses everyone who waits and whoever still comes.
     pub fn delete(&self) {
         let mut wakers = Wakers::new();
@@ -239,8 +257,9 @@ impl RevisionThrottler {
     /// Whether there is a destination besides this one.
     pub fn has_other(&self, tracker: &Arc<PodTracker>) -> bool {
         let state = self.state.lock();
-        let mut assigned = state.trackers.assigned().iter();
-        state.trackers.cluster_ip().is_none() && assigned.any(|other| !Arc::ptr_eq(other, tracker))
+        let trackers = &state.trackers;
+        let mut all = trackers.assigned().iter().chain(trackers.shared());
+        trackers.cluster_ip().is_none() && all.any(|other| !Arc::ptr_eq(other, tracker))
     }
 
     /// What an operator sees.
@@ -252,6 +271,7 @@ impl RevisionThrottler {
             Some(tracker) => std::slice::from_ref(tracker),
             None => trackers.assigned(),
         };
+        let destinations = destinations.iter().chain(trackers.shared());
         RevisionSnapshot {
             id: self.id.clone(),
             queued: state.queued.count,
@@ -259,7 +279,6 @@ impl RevisionThrottler {
             in_flight: state.in_flight,
             capacity: trackers.capacity(),
             destinations: destinations
-                .iter()
                 .map(|tracker| (tracker.dest(), tracker.in_flight()))
                 .collect(),
             through_cluster_ip: cluster_ip.is_some(),

@@ -10,8 +10,8 @@ use serving::body::Body;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::{header, names};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 /// One pod. Requests to `/held` wait for [`Pod::release`].
 pub(super) struct Pod {

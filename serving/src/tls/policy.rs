@@ -287,7 +287,7 @@ fn curves(
 mod tests {
     use super::*;
 
-     fn settings(min: &str, max: &str, suites: &str, curves: &str) -> PolicySettings {
+    fn settings(min: &str, max: &str, suites: &str, curves: &str) -> PolicySettings {
         PolicySettings {
             variables: &QUEUE_PROXY,
             min_version: min.to_owned(),
@@ -334,7 +334,9 @@ mod tests {
             (
                 settings("", "", "RC4", ""),
                 PolicyError::CipherSuite {
- variable: "QUEUE_PROXY_TLS_CIPHER_SUITES", name: "RC4".to_owned() },
+                    variable: "QUEUE_PROXY_TLS_CIPHER_SUITES",
+                    name: "RC4".to_owned(),
+                },
             ),
             (
                 settings("1.2", "", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", ""),
@@ -342,9 +344,17 @@ mod tests {
             ),
             (
                 settings("", "", "", "P-224"),
-                PolicyError::Curve { variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES", name: "P-224".to_owned() },
+                PolicyError::Curve {
+                    variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES",
+                    name: "P-224".to_owned(),
+                },
             ),
-            (settings("", "", "", "P-521"), PolicyError::NoCurve { variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES" }),
+            (
+                settings("", "", "", "P-521"),
+                PolicyError::NoCurve {
+                    variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES",
+                },
+            ),
         ] {
             assert_eq!(Policy::new(&settings).expect_err("refused"), expected);
         }

@@ -57,7 +57,12 @@ impl Handler for ApiServer {
                 return Response::new(Body::full(secret.to_string(), ()));
             }
             "/api/v1/namespaces/knative-serving/secrets" => vec![secret],
-            _ if maps => self.bundles.borrow().iter().map(|name| bundle(name)).collect(),
+            _ if maps => self
+                .bundles
+                .borrow()
+                .iter()
+                .map(|name| bundle(name))
+                .collect(),
             other => panic!("unexpected request for {other}"),
         };
         let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});
