@@ -3,7 +3,6 @@
 //! Nothing here is touched by a request that did not wait. A revision's histograms are made when it
 //! first holds a request, so that a revision which never does costs nothing.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,12 +32,19 @@ pub struct ColdStartMetrics {
 /// One revision's. Survives updates of the Revision unless its labels change.
 #[derive(Debug, Default)]
 pub struct ColdStart {
-    /// When the first request came that found no pod at all.
-    since: Mutex<Option<Instant>>,
-    observed: OnceLock<Observed>,
+    state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct State {
+    /// When the first request came that found no pod at all.
+    since: Option<Instant>,
+    observed: Option<Observed>,
+    /// The revision is gone: its last requests bring nothing back.
+    gone: bool,
+}
+
+#[derive(Clone, Debug)]
 struct Observed {
     held: Histogram,
     pod_ready: Histogram,
@@ -74,41 +80,57 @@ impl ColdStartMetrics {
 
     /// A request waited for so long.
     pub fn held(&self, of: &ColdStart, revision: &Revision, held: Duration) {
-        self.of(of, revision).held.observe(held.as_secs_f64());
+        self.observe(of, revision, held, |it| &it.held);
     }
 
     /// The head of the response to a request that was held came so long after the request.
     pub fn first_byte(&self, of: &ColdStart, revision: &Revision, took: Duration) {
-        self.of(of, revision).first_byte.observe(took.as_secs_f64());
+        self.observe(of, revision, took, |it| &it.first_byte);
     }
 
     /// There is a usable pod.
     pub fn pod_ready(&self, of: &ColdStart, revision: &Revision, now: Instant) {
-        if let Some(since) = of.since.lock().take() {
+        let since = of.state.lock().since.take();
+        if let Some(since) = since {
             let took = now.saturating_duration_since(since);
-            self.of(of, revision).pod_ready.observe(took.as_secs_f64());
+            self.observe(of, revision, took, |it| &it.pod_ready);
             let seconds = took.as_secs_f64();
             tracing::info!(revision = %revision.id, seconds, "cold start");
         }
     }
 
     /// Forgets a revision's series.
-    pub fn remove(&self, revision: &Revision) {
+    pub fn remove(&self, of: &ColdStart, revision: &Revision) {
+        *of.state.lock() = State {
+            gone: true,
+            ..State::default()
+        };
         let labels = RevisionLabels::of(revision);
         for family in [&self.held, &self.pod_ready, &self.first_byte] {
             family.remove(&labels);
         }
     }
 
-    fn of<'a>(&self, of: &'a ColdStart, revision: &Revision) -> &'a Observed {
-        of.observed.get_or_init(|| {
+    fn observe(
+        &self,
+        of: &ColdStart,
+        revision: &Revision,
+        value: Duration,
+        which: fn(&Observed) -> &Histogram,
+    ) {
+        let mut state = of.state.lock();
+        if state.gone {
+            return;
+        }
+        let observed = state.observed.get_or_insert_with(|| {
             let labels = RevisionLabels::of(revision);
             Observed {
                 held: self.held.get_or_create_owned(&labels),
                 pod_ready: self.pod_ready.get_or_create_owned(&labels),
                 first_byte: self.first_byte.get_or_create_owned(&labels),
             }
-        })
+        });
+        which(observed).observe(value.as_secs_f64());
     }
 }
 
@@ -117,6 +139,6 @@ impl ColdStartMetrics {
 impl ColdStart {
     /// A request came and there is no pod.
     pub fn begun(&self, now: Instant) {
-        self.since.lock().get_or_insert(now);
+        self.state.lock().since.get_or_insert(now);
     }
 }

@@ -210,8 +210,7 @@ impl World {
                 let mut http = Arc::clone(&old.http);
                 let mut cold_start = Arc::clone(&old.cold_start);
                 if relabelled(&old.revision, &revision) {
-                    self.shared.metrics.remove(&old.revision);
-                    self.shared.metrics.http.remove(&http);
+                    self.shared.metrics.forget(old);
                     http = Arc::default();
                     cold_start = Arc::default();
                 }
@@ -270,8 +269,7 @@ impl World {
         if let Some(live) = known.live.take() {
             live.probes.values().for_each(AbortHandle::abort);
             live.entry.throttler.delete();
-            self.shared.metrics.remove(&live.entry.revision);
-            self.shared.metrics.http.remove(&live.entry.http);
+            self.shared.metrics.forget(&live.entry);
             self.changes.insert(id.clone(), None);
         }
         self.forget_if_empty(id);

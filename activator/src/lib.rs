@@ -41,6 +41,7 @@ pub mod endpoints;
 pub mod error;
 pub mod exchange;
 pub mod http_metrics;
+pub mod ingress;
 pub mod internal_tls;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

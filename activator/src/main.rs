@@ -30,6 +30,12 @@ Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its 
   PILOTLIGHT_MAX_QUEUED_BYTES         bytes that all may hold (default: 268435456)
   PILOTLIGHT_MAX_WAIT                 how long a request may wait, such as 30s (default: until the
                                       revision's timeout)
+  PILOTLIGHT_INGRESS_CLASS            also serve Ingresses of this class, on 8080, 8443 and, for the
+                                      cluster, 8081 (default: none)
+  PILOTLIGHT_INGRESS_PUBLIC_SERVICE   the Service in front of 8080 and 8443
+                                      (default: activator-ingress)
+  PILOTLIGHT_INGRESS_PRIVATE_SERVICE  the Service in front of 8081
+                                      (default: activator-ingress-internal)
   PILOTLIGHT_HELD_HEADER              whether responses to held requests say for how long
                                       (default: false)
 

@@ -15,6 +15,7 @@ use serving::RevisionId;
 use crate::cold_start::ColdStartMetrics;
 use crate::http_metrics::HttpMetrics;
 use crate::stat_sink::{Broken, Observer};
+use crate::table::Entry;
 use crate::world::Revision;
 
 /// A gauge of floats.
@@ -133,12 +134,14 @@ impl Metrics {
     }
 
     /// Forgets a revision's series.
-    pub fn remove(&self, revision: &Revision) {
+    pub fn forget(&self, entry: &Entry) {
+        let revision = &entry.revision;
+        self.http.remove(&entry.http);
+        self.cold_start.remove(&entry.cold_start, revision);
         let labels = QueueLabels::of(&revision.id);
         self.queued.remove(&labels);
         self.active.remove(&labels);
         self.concurrency.remove(&RevisionLabels::of(revision));
-        self.cold_start.remove(revision);
     }
 
     /// Counts an error response of our own.

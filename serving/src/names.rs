@@ -24,6 +24,10 @@ pub const LOAD_HEADER: &str = "pilotlight-load";
 /// On an error that a proxy of ours made itself: why, in a few words.
 pub const REASON_HEADER: &str = "pilotlight-reason";
 
+/// On a request between replicas of an activator that is the cluster's gateway: `namespace/name` of
+/// an Ingress whose hash the other one is asked for.
+pub const INGRESS_HEADER: &str = "pilotlight-ingress";
+
 /// On the response to a request that the activator held: for how many seconds. Behind a switch.
 pub const HELD_HEADER: &str = "pilotlight-held";
 
