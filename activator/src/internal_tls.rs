@@ -105,6 +105,14 @@ struct QueueProxyVerifier {
     user: Option<ServerName<'static>>,
 }
 
+impl PartialEq for InternalTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared) && self.ports == other.ports
+    }
+}
+
+impl Eq for InternalTls {}
+
 // === impl TlsPorts ===
 
 impl Default for TlsPorts {
@@ -211,13 +219,12 @@ impl InternalTls {
             shared: Arc::clone(&self.shared),
             user: user_name(namespace),
         };
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::clone(&self.shared.provider))
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .expect("ring has suites of TLS 1.3")
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth();
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.shared.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("ring has suites of TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
         // A resumed session would not be verified again after a rotation.
         config.resumption = Resumption::disabled();
         UpstreamTls {

@@ -23,7 +23,7 @@ use serving::breaker::Breaker;
 use serving::deadline::{Deadline, Timeouts};
 use serving::forward::{self, ForwardError, Forwarded, error_response, text_response};
 use serving::header::{self as knative, Marks, RequestClass};
-use serving::names::{CAPABILITY_HEADER, LOAD_HEADER, NOT_STARTED_HEADER};
+use serving::names::{CAPABILITY_HEADER, CAPABLE_WITHOUT_WAITING, LOAD_HEADER, NOT_STARTED_HEADER};
 use serving::pool::Upstream;
 use serving::request_stats::RequestStats;
 use serving::server::{Connection, Handler};
@@ -218,7 +218,13 @@ impl Stack {
             spans.tag(request.headers());
         }
         guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
-        let capable = marks.ours() && request.headers_mut().remove(&CAPABILITY).is_some();
+        let capability = if marks.ours() {
+            request.headers_mut().remove(&CAPABILITY)
+        } else {
+            None
+        };
+        let capable = capability.is_some();
+        guard.no_wait = capability.is_some_and(|value| value == CAPABLE_WITHOUT_WAITING);
         let deadline = connection.deadline_at(&self.timeouts, now);
         let answer = deadline
             .limit(self.answer(request, arrival, connection, &mut guard))
@@ -301,6 +307,12 @@ impl Stack {
     /// Waits for one of the places, if their number is limited.
     async fn admit(&self, guard: &mut RequestGuard, now: Instant) -> Result<(), Refusal> {
         let in_flight = match &self.breaker {
+            // One thread: who sees a free place gets it.
+            Some(breaker)
+                if guard.no_wait && breaker.in_flight() >= u64::from(breaker.capacity()) =>
+            {
+                return Err(Refusal::QueueFull);
+            }
             Some(breaker) => {
                 guard.queued(now);
                 let permit = breaker.enter().await.map_err(|_| Refusal::QueueFull)?;

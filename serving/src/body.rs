@@ -77,6 +77,10 @@ pub struct Body<G: Guard = ()> {
     guard: Option<G>,
     /// Until the drop: bytes read in the meantime belong to this exchange.
     busy: Option<Busy>,
+    /// Something was handed out, the head at first, that the connection has not had time to write.
+    is_fresh: bool,
+    /// An error that waits for that.
+    held_back: Option<Box<BodyError>>,
 }
 
 #[derive(Default)]
@@ -139,6 +143,8 @@ impl<G: Guard> Body<G> {
             deadline: None,
             guard,
             busy: None,
+            is_fresh: true,
+            held_back: None,
         }
     }
 
@@ -174,6 +180,8 @@ impl<G: Guard> Body<G> {
             deadline: self.deadline.take(),
             guard: Some(wrap(self.guard.take())),
             busy: self.busy.take(),
+            is_fresh: self.is_fresh,
+            held_back: self.held_back.take(),
         }
     }
 
@@ -187,27 +195,27 @@ impl<G: Guard> Body<G> {
         }
     }
 
+    /// The next frame. An error waits until the connection has had a turn, because hyper drops what
+    /// it has not written when a body fails: the client shall get what the app sent.
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(match &mut self.source {
-            Source::Empty => None,
-            Source::Full(bytes) => {
-                let frame = Frame::data(std::mem::take(bytes));
-                self.source = Source::Empty;
-                Some(Ok(frame))
+        if let Some(error) = self.held_back.take() {
+            return Poll::Ready(Some(Err(*error)));
+        }
+        match self.source.poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) if self.is_fresh => {
+                self.is_fresh = false;
+                self.held_back = Some(Box::new(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            Source::Again(again) => {
-                let (bytes, rest) = std::mem::take(&mut **again);
-                self.source = rest;
-                Some(Ok(Frame::data(bytes)))
+            polled => {
+                self.is_fresh = polled.is_ready();
+                polled
             }
-            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)?).map(Ok),
-            Source::Incoming(body) => {
-                ready!(http_body::Body::poll_frame(Pin::new(body), cx)?).map(Ok)
-            }
-        })
+        }
     }
 }
 
@@ -308,6 +316,29 @@ impl Source {
         } else {
             Self::Full(bytes)
         }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(match self {
+            Source::Empty => None,
+            Source::Full(bytes) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = Source::Empty;
+                Some(Ok(frame))
+            }
+            Source::Again(again) => {
+                let (bytes, rest) = std::mem::take(&mut **again);
+                *self = rest;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)?).map(Ok),
+            Source::Incoming(body) => {
+                ready!(http_body::Body::poll_frame(Pin::new(body), cx)?).map(Ok)
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -249,8 +249,8 @@ impl Download {
     }
 
     fn fail(&mut self, broken: Broken) -> Broken {
+        // The body has not ended for all that: nobody must take it for whole.
         self.connection = None;
-        self.decoder = Decoder::Ended;
         broken
     }
 }
