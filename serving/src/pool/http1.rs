@@ -300,3 +300,6 @@ async fn sweep_idle(upstream: Weak<Upstream>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,12 @@ impl Upload {
         }
     }
 
+    /// As if the body had announced this.
+    #[cfg(test)]
+    pub(super) fn set_length(&mut self, length: u64) {
+        self.framing = Framing::Length(length);
+    }
+
     fn has_unwritten(&self) -> bool {
         self.written < self.out.len() || !self.data.is_empty()
     }
