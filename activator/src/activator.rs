@@ -132,7 +132,7 @@ impl Activator {
         };
         let mut prepared = Some(shared.prepare(request, connection));
         // Pinned here, or the deadline's future would hold it twice.
-        let work = pin!(shared.proxy(&entry, &mut prepared, connection));
+        let work = pin!(shared.proxy(&entry, &mut prepared, connection, facts));
         let result = match deadline.limit(work).await {
             Ok(result) => result,
             Err(expired) => Err(Failure::Expired(expired)),
@@ -202,6 +202,11 @@ impl Activator {
             Some(sink) if !sink.is_connected() => Err("connection has not yet been established"),
             _ => Ok(()),
         }
+    }
+
+    #[cfg(feature = "otel")]
+    pub(crate) fn shared(&self) -> Rc<Shared> {
+        Rc::clone(&self.shared)
     }
 
     /// The upgraded connections, to be awaited when draining.

@@ -21,6 +21,8 @@ pub const HTTPS_PORT: u16 = 8112;
 
 /// Upstream's default for `METRICS_PROMETHEUS_PORT`.
 const METRICS_PORT: u16 = 9090;
+/// Upstream's default for `PROFILING_PORT`.
+const PROFILING_PORT: u16 = 8008;
 const DEFAULT_DOMAIN: &str = "cluster.local";
 
 /// What the environment says.
@@ -38,6 +40,8 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// `PROFILING_PORT`: Go's profiles have no counterpart, but the port is part of the Service.
+    pub profiling_port: u16,
     /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
     pub ingress: Option<IngressSettings>,
     /// `ACTIVATOR_TLS_*`: what the TLS port negotiates.
@@ -132,6 +136,12 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            profiling_port: port(
+                &mut reader,
+                "PROFILING_PORT",
+                "ProfilingPort",
+                PROFILING_PORT,
+            ),
             ingress: ingress(&mut reader),
             tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
         };
@@ -248,19 +258,17 @@ fn metrics_address(reader: &mut Reader<'_>) -> SocketAddr {
             everywhere
         }),
     };
-    let default = usize::from(METRICS_PORT);
-    let port = count(
-        reader,
-        "METRICS_PROMETHEUS_PORT",
-        "MetricsPrometheusPort",
-        default,
-    );
+    let (variable, field) = ("METRICS_PROMETHEUS_PORT", "MetricsPrometheusPort");
+    SocketAddr::new(ip, port(reader, variable, field, METRICS_PORT))
+}
+
+fn port(reader: &mut Reader<'_>, variable: &'static str, field: &'static str, default: u16) -> u16 {
+    let port = count(reader, variable, field, usize::from(default));
     let port = u16::try_from(port).ok().filter(|port| *port >= 1024);
-    let port = port.unwrap_or_else(|| {
-        reader.invalid("METRICS_PROMETHEUS_PORT", "must be between 1024 and 65535");
-        METRICS_PORT
-    });
-    SocketAddr::new(ip, port)
+    port.unwrap_or_else(|| {
+        reader.invalid(variable, "must be between 1024 and 65535");
+        default
+    })
 }
 
 #[cfg(test)]
@@ -293,6 +301,8 @@ mod tests {
         assert_eq!(config.config_logging, "config-logging");
         assert_eq!(config.kubernetes_min_version, (1, 34));
         assert_eq!(config.metrics_address.to_string(), "[::]:9090");
+        assert_eq!(config.profiling_port, 8008);
+        assert_eq!(config.ingress, None);
     }
 
     #[test]

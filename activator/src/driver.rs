@@ -287,8 +287,12 @@ impl World {
         }
         self.list(&id);
         // Last, so that a destination which leaves is out of the choice before its pool closes.
+        let live = self.live(&id).map(|live| Arc::clone(&live.entry.http));
         for dest in old.difference(&new) {
             self.shared.upstreams.unlist(*dest);
+            if let Some(http) = &live {
+                self.shared.metrics.http.forget_pod(http, *dest);
+            }
         }
         self.forget_if_empty(&id);
     }

@@ -40,6 +40,8 @@ pub mod driver;
 pub mod endpoints;
 pub mod error;
 pub mod exchange;
+#[cfg(feature = "otel")]
+pub mod export;
 pub mod http_metrics;
 pub mod ingress;
 pub mod internal_tls;

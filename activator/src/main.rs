@@ -106,7 +106,9 @@ async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
         let log = install_log(&configuration.logging, &config.options.pod_name)?;
         // Request log lines go to standard output, wherever the log itself goes.
         let lines = LineWriter::stdout()?;
-        let run = process::run(config, configuration, client.clone(), lines.clone(), first);
+        let pushed = exports(&config, &configuration)?;
+        let outputs = (lines.clone(), pushed);
+        let run = process::run(config, configuration, client.clone(), outputs, first);
         let result = Box::pin(run).await;
         lines.flush();
         log.flush();
@@ -116,6 +118,27 @@ async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
         result = Box::pin(started) => result,
         () = second => std::process::exit(1),
     }
+}
+
+#[cfg(feature = "otel")]
+fn exports(
+    config: &Config,
+    configuration: &config_maps::Configuration,
+) -> Result<process::Exports, activator::export::ExportError> {
+    activator::export::Export::new(
+        &ProcessEnvironment,
+        &configuration.observability,
+        &config.system_namespace,
+        &config.options.pod_name,
+    )
+}
+
+#[cfg(not(feature = "otel"))]
+fn exports(
+    _: &Config,
+    _: &config_maps::Configuration,
+) -> Result<process::Exports, std::convert::Infallible> {
+    Ok(None)
 }
 
 async fn client(flags: Flags) -> Result<kube::Client, Box<dyn Error>> {

@@ -144,6 +144,19 @@ impl Metrics {
         self.concurrency.remove(&RevisionLabels::of(revision));
     }
 
+    /// A revision's reported concurrency, if it was ever reported.
+    #[cfg(feature = "otel")]
+    pub(crate) fn concurrency(&self, revision: &Revision) -> Option<f64> {
+        let gauge = self.concurrency.get(&RevisionLabels::of(revision))?;
+        Some(gauge.get())
+    }
+
+    /// Whether the autoscaler is connected, and how often it was lost.
+    #[cfg(feature = "otel")]
+    pub(crate) fn connection(&self) -> (i64, u64) {
+        (self.reachable.get(), self.connection_errors.get())
+    }
+
     /// Counts an error response of our own.
     pub fn error(&self, reason: &'static str) {
         self.errors.get_or_create(&ReasonLabels { reason }).inc();

@@ -15,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
 use serving::forward::{self, Fault, ForwardError, Forwarded};
+use serving::http_metrics::error_type;
 use serving::pool::Upstream;
 use serving::server::Connection;
 use serving::{header, names};
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::activator::{Notice, Shared};
 use crate::error::Failure;
 use crate::exchange::Slot;
+use crate::http_metrics::Facts;
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::revision_throttler::{Acquire, Refused, RevisionThrottler};
@@ -65,6 +67,7 @@ impl Shared {
         entry: &Arc<Entry>,
         request: &mut Option<Request<Body>>,
         connection: &Connection,
+        facts: Facts,
     ) -> Result<Proxied, Failure> {
         let throttler = &entry.throttler;
         let mut acquire = throttler.acquire(|| held_bytes(request.as_ref()));
@@ -101,7 +104,18 @@ impl Shared {
             }
             // Boxed: its size would be that of every request that waits, and of every connection
             // that idles.
-            match Box::pin(forward::exchange(&upstream, sent)).await {
+            let start = Instant::now();
+            let exchanged = Box::pin(forward::exchange(&upstream, sent)).await;
+            let status = exchanged.as_ref().map(|it| it.response.status());
+            self.metrics.http.exchanged(
+                &entry.http,
+                &entry.revision,
+                facts,
+                upstream.address(),
+                status.map_err(error_type),
+                Instant::now().duration_since(start),
+            );
+            match exchanged {
                 Ok(mut forwarded) => {
                     if !self.is_not_started(entry, tracker, &mut forwarded) {
                         return Ok(Proxied {

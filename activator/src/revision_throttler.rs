@@ -511,4 +511,6 @@ impl Drop for Permit {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ pub mod go;
 pub mod hash;
 pub mod header;
 pub mod histogram;
+pub mod http_metrics;
 pub mod lifecycle;
 pub mod names;
 pub mod networking;

@@ -47,6 +47,8 @@ const VERSION_PAUSE: Duration = Duration::from_secs(1);
 const FINISH_LIMIT: Duration = Duration::from_secs(540);
 /// Upstream's limit on heads of scrapes.
 const SCRAPE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Its limit on heads of requests for profiles.
+const PROFILING_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why the activator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +83,18 @@ pub enum StartError {
     Watches,
 }
 
+/// What is pushed; nothing without the feature.
+#[cfg(feature = "otel")]
+pub type Exports = Option<crate::export::Export>;
+/// What is pushed; nothing without the feature.
+#[cfg(not(feature = "otel"))]
+pub type Exports = Option<std::convert::Infallible>;
+
 /// Serves scrapes.
 struct Scrapes(Registry);
+
+/// Answers on the profiling port that nothing is there: Go's profiles have no counterpart.
+struct Profiles;
 
 /// Waits until the API server answers, and refuses one that is too old.
 pub async fn check_version(client: &Client, wanted: (u32, u32)) -> Result<(), StartError> {
@@ -113,7 +125,7 @@ pub async fn run(
     config: Config,
     configuration: Configuration,
     client: Client,
-    log: LineWriter,
+    (log, export): (LineWriter, Exports),
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let mut tasks = JoinSet::new();
@@ -146,6 +158,12 @@ pub async fn run(
     activator.log_requests_to(log);
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
+    #[cfg(feature = "otel")]
+    if let Some(export) = export {
+        tasks.spawn_local(crate::export::run(activator.clone(), export));
+    }
+    #[cfg(not(feature = "otel"))]
+    drop(export);
 
     let slices = may_list_endpoint_slices(&client).await.unwrap_or(false);
     let source = if slices {
@@ -172,15 +190,17 @@ pub async fn run(
     if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
         let scrapes = Scrapes(registry);
         let socket = bind(config.metrics_address).await?;
-        tasks.spawn_local(serve_scrapes(socket, scrapes));
+        tasks.spawn_local(serve_admin(socket, SCRAPE_HEAD_TIMEOUT, scrapes));
     }
-    let ports = [HTTP_PORT, HTTP2_PORT].map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let socket = bind(everywhere(config.profiling_port)).await?;
+    tasks.spawn_local(serve_admin(socket, PROFILING_HEAD_TIMEOUT, Profiles));
+    let ports = [HTTP_PORT, HTTP2_PORT].map(everywhere);
     let mut listeners = Vec::new();
     for address in ports {
         listeners.push(Listener::plain(bind(address).await?));
     }
     if let Some(acceptor) = acceptor {
-        let socket = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, HTTPS_PORT))).await?;
+        let socket = bind(everywhere(HTTPS_PORT)).await?;
         listeners.push(Listener::tls(socket, acceptor));
     }
     let mut entries = Vec::new();
@@ -262,7 +282,6 @@ async fn open_gateway(
     let watched = super::ingress::run(client, options, gateway.clone(), certificates, synced);
     tasks.spawn_local(watched);
     listed.await.map_err(|_| StartError::Watches)?;
-    let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let external = vec![
         Listener::plain(bind(everywhere(INGRESS_HTTP_PORT)).await?),
         Listener::tls(
@@ -284,14 +303,26 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         .map_err(|source| StartError::Bind { port, source })
 }
 
-async fn serve_scrapes(socket: TcpListener, scrapes: Scrapes) {
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+async fn serve_admin(socket: TcpListener, header_read_timeout: Duration, handler: impl Handler) {
     let options = ServerOptions {
         http2: false,
-        header_read_timeout: SCRAPE_HEAD_TIMEOUT,
+        header_read_timeout,
         ..ServerOptions::default()
     };
     let listeners = vec![Listener::plain(socket)];
-    server::serve(listeners, Rc::new(scrapes), options, Shutdown::new()).await;
+    server::serve(listeners, Rc::new(handler), options, Shutdown::new()).await;
+}
+
+impl Handler for Profiles {
+    type Guard = ();
+
+    async fn handle(&self, _: Request<Incoming>, _: &Connection) -> Response<Body> {
+        error_response(StatusCode::NOT_FOUND, "404 page not found", ())
+    }
 }
 
 impl Handler for Scrapes {

@@ -308,9 +308,10 @@ fn edge_case_15_timeout_while_waiting() {
     });
 }
 
-/// Edge case 48: the idle timeout also limits the time to the first byte.
+/// Edge cases 48 and 49: the idle timeout also limits the time to the first byte, and so does the
+/// response-start timeout, which a webhook sets for revisions with a longer total one.
 #[test]
-fn edge_case_48_idle_before_the_first_byte() {
+fn edge_cases_48_and_49_before_the_first_byte() {
     run(async {
         for with in [
             Revision {
