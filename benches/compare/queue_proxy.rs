@@ -5,6 +5,7 @@ mod latency;
 mod memory;
 mod start;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use benches::process::build;
 use benches::report::{Bar, Report, circumstances};
 
 use crate::Options;
+use crate::lineup::{Lineup, Subject};
 
 /// The concurrency limit of the limited cases.
 const LIMIT: u32 = 10;
@@ -28,40 +30,30 @@ pub(crate) struct Bench<'a> {
     pub(crate) backend: Server,
 }
 
-/// One running proxy in a case.
-pub(crate) struct Subject {
-    pub(crate) name: String,
-    pub(crate) server: Server,
-}
-
-impl Bench<'_> {
+impl<'a> Bench<'a> {
     /// HAProxy first (the peer of every ratio), then ours, then the Go one where given.
-    pub(crate) async fn subjects(&self, limit: Option<u32>) -> anyhow::Result<Vec<Subject>> {
-        let mut subjects = vec![
-            Subject {
-                name: "haproxy".to_owned(),
-                server: haproxy(
-                    self.folder,
-                    self.backend.address,
-                    HaproxyMode::Http { limit },
-                )
-                .await?,
-            },
-            Subject {
-                name: "pilotlight".to_owned(),
-                server: self
-                    .sidecar(&self.ours, "pilotlight", limit)
-                    .start()
-                    .await?,
-            },
-        ];
-        if let Some(go) = &self.options.go {
-            subjects.push(Subject {
-                name: "go".to_owned(),
-                server: self.sidecar(go, "go", limit).start().await?,
-            });
-        }
-        Ok(subjects)
+    pub(crate) async fn lineup(&self, limit: Option<u32>) -> anyhow::Result<Lineup<'_>> {
+        let mode = HaproxyMode::Http { limit };
+        let mut subjects = vec![Subject::running(
+            "haproxy",
+            haproxy(self.folder, self.backend.address, mode).await?,
+        )];
+        subjects.extend(self.sidecars(limit, self.backend.address));
+        Ok(Lineup::new(subjects))
+    }
+
+    /// Ours and the Go one where given, in front of `app`.
+    pub(crate) fn sidecars(&self, limit: Option<u32>, app: SocketAddr) -> Vec<Subject<'_>> {
+        let ours = Some((self.ours(), "pilotlight"));
+        let go = self.options.go.as_deref().map(|path| (path, "go"));
+        let sidecar = |(program, name)| Sidecar {
+            backend: app,
+            ..self.sidecar(program, name, limit)
+        };
+        ours.into_iter()
+            .chain(go)
+            .map(|it| Subject::sidecar(sidecar(it)))
+            .collect()
     }
 
     /// How `program` is started as a sidecar.
