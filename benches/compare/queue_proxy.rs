@@ -3,13 +3,16 @@
 mod cpu;
 mod latency;
 mod memory;
+mod overload;
 mod start;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use benches::peers::{HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend};
+use benches::peers::{
+    HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend, own_loopback,
+};
 use benches::process::build;
 use benches::report::{Bar, Report, circumstances};
 
@@ -21,6 +24,9 @@ const LIMIT: u32 = 10;
 
 /// Queue places of the limited cases: as many as there are connections, so that nothing is refused.
 const QUEUE_DEPTH: &str = "2000";
+
+/// Our program's name in rows.
+pub(crate) const OURS: &str = "pilotlight";
 
 /// What is needed to start any subject.
 pub(crate) struct Bench<'a> {
@@ -44,16 +50,17 @@ impl<'a> Bench<'a> {
 
     /// Ours and the Go one where given, in front of `app`.
     pub(crate) fn sidecars(&self, limit: Option<u32>, app: SocketAddr) -> Vec<Subject<'_>> {
-        let ours = Some((self.ours(), "pilotlight"));
+        let programs = self.programs(limit, app).into_iter();
+        programs.map(Subject::sidecar).collect()
+    }
+
+    /// How [`Bench::sidecars`] are started.
+    pub(crate) fn programs(&self, limit: Option<u32>, app: SocketAddr) -> Vec<Sidecar<'_>> {
+        let ours = Some((self.ours(), OURS));
         let go = self.options.go.as_deref().map(|path| (path, "go"));
-        let sidecar = |(program, name)| Sidecar {
-            backend: app,
-            ..self.sidecar(program, name, limit)
-        };
-        ours.into_iter()
-            .chain(go)
-            .map(|it| Subject::sidecar(sidecar(it)))
-            .collect()
+        let programs = ours.into_iter().chain(go);
+        let sidecar = |(program, name)| self.sidecar(program, name, limit, app);
+        programs.map(sidecar).collect()
     }
 
     /// How `program` is started as a sidecar.
@@ -62,12 +69,15 @@ impl<'a> Bench<'a> {
         program: &'b Path,
         name: &'b str,
         limit: Option<u32>,
+        app: SocketAddr,
     ) -> Sidecar<'b> {
         Sidecar {
             name,
             program,
             container_concurrency: limit.unwrap_or(0),
-            backend: self.backend.address,
+            backend: app,
+            // The Go one has no such setting.
+            bind: (name == OURS).then(own_loopback),
             extra: &[("PILOTLIGHT_QUEUE_DEPTH", QUEUE_DEPTH)],
         }
     }
@@ -118,5 +128,6 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     latency::run(&bench, &mut report).await?;
     memory::run(&bench, &mut report).await?;
     start::run(&bench, &mut report).await?;
+    overload::run(&bench, &mut report).await?;
     Ok(report)
 }

@@ -6,8 +6,10 @@
 pub mod h2c;
 pub mod load;
 pub mod open_loop;
+pub mod overload;
 pub mod peers;
 pub mod process;
+pub mod quota;
 pub mod report;
 pub mod sample;
 pub mod websocket;
