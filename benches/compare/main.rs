@@ -9,6 +9,8 @@
     reason = "a command line program talks on stdout"
 )]
 
+mod alternate;
+mod lineup;
 mod queue_proxy;
 
 use std::path::PathBuf;

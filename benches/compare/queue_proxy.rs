@@ -3,22 +3,30 @@
 mod cpu;
 mod latency;
 mod memory;
+mod overload;
 mod start;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use benches::peers::{HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend};
+use benches::peers::{
+    HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend, own_loopback,
+};
 use benches::process::build;
 use benches::report::{Bar, Report, circumstances};
 
 use crate::Options;
+use crate::lineup::{Lineup, Subject};
 
 /// The concurrency limit of the limited cases.
 const LIMIT: u32 = 10;
 
 /// Queue places of the limited cases: as many as there are connections, so that nothing is refused.
 const QUEUE_DEPTH: &str = "2000";
+
+/// Our program's name in rows.
+pub(crate) const OURS: &str = "pilotlight";
 
 /// What is needed to start any subject.
 pub(crate) struct Bench<'a> {
@@ -28,40 +36,31 @@ pub(crate) struct Bench<'a> {
     pub(crate) backend: Server,
 }
 
-/// One running proxy in a case.
-pub(crate) struct Subject {
-    pub(crate) name: String,
-    pub(crate) server: Server,
-}
-
-impl Bench<'_> {
+impl<'a> Bench<'a> {
     /// HAProxy first (the peer of every ratio), then ours, then the Go one where given.
-    pub(crate) async fn subjects(&self, limit: Option<u32>) -> anyhow::Result<Vec<Subject>> {
-        let mut subjects = vec![
-            Subject {
-                name: "haproxy".to_owned(),
-                server: haproxy(
-                    self.folder,
-                    self.backend.address,
-                    HaproxyMode::Http { limit },
-                )
-                .await?,
-            },
-            Subject {
-                name: "pilotlight".to_owned(),
-                server: self
-                    .sidecar(&self.ours, "pilotlight", limit)
-                    .start()
-                    .await?,
-            },
-        ];
-        if let Some(go) = &self.options.go {
-            subjects.push(Subject {
-                name: "go".to_owned(),
-                server: self.sidecar(go, "go", limit).start().await?,
-            });
-        }
-        Ok(subjects)
+    pub(crate) async fn lineup(&self, limit: Option<u32>) -> anyhow::Result<Lineup<'_>> {
+        let mode = HaproxyMode::Http { limit };
+        let mut subjects = vec![Subject::running(
+            "haproxy",
+            haproxy(self.folder, self.backend.address, mode).await?,
+        )];
+        subjects.extend(self.sidecars(limit, self.backend.address));
+        Ok(Lineup::new(subjects))
+    }
+
+    /// Ours and the Go one where given, in front of `app`.
+    pub(crate) fn sidecars(&self, limit: Option<u32>, app: SocketAddr) -> Vec<Subject<'_>> {
+        let programs = self.programs(limit, app).into_iter();
+        programs.map(Subject::sidecar).collect()
+    }
+
+    /// How [`Bench::sidecars`] are started.
+    pub(crate) fn programs(&self, limit: Option<u32>, app: SocketAddr) -> Vec<Sidecar<'_>> {
+        let ours = Some((self.ours(), OURS));
+        let go = self.options.go.as_deref().map(|path| (path, "go"));
+        let programs = ours.into_iter().chain(go);
+        let sidecar = |(program, name)| self.sidecar(program, name, limit, app);
+        programs.map(sidecar).collect()
     }
 
     /// How `program` is started as a sidecar.
@@ -70,12 +69,15 @@ impl Bench<'_> {
         program: &'b Path,
         name: &'b str,
         limit: Option<u32>,
+        app: SocketAddr,
     ) -> Sidecar<'b> {
         Sidecar {
             name,
             program,
             container_concurrency: limit.unwrap_or(0),
-            backend: self.backend.address,
+            backend: app,
+            // The Go one has no such setting.
+            bind: (name == OURS).then(own_loopback),
             extra: &[("PILOTLIGHT_QUEUE_DEPTH", QUEUE_DEPTH)],
         }
     }
@@ -126,5 +128,6 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     latency::run(&bench, &mut report).await?;
     memory::run(&bench, &mut report).await?;
     start::run(&bench, &mut report).await?;
+    overload::run(&bench, &mut report).await?;
     Ok(report)
 }

@@ -72,6 +72,14 @@ impl Connection {
         &self.buffer[self.body..]
     }
 
+    /// Whether the last answer's head has a field `name`, given in lower case.
+    pub fn has_header(&self, name: &str) -> bool {
+        let head = String::from_utf8_lossy(&self.buffer[..self.body]).to_ascii_lowercase();
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .any(|(field, _)| field == name)
+    }
+
     async fn fill(&mut self) -> anyhow::Result<()> {
         if self.stream.read_buf(&mut self.buffer).await? == 0 {
             bail!("the connection ended within an answer");
@@ -166,6 +174,36 @@ pub async fn closed_loop(
             bail!("{requests} requests over {connections} connections took more than {bound:?}")
         }
     }
+}
+
+/// Sends requests over `connections` connections for `duration`: the answers with status 200.
+///
+/// # Errors
+/// When a connection breaks.
+pub async fn closed_loop_for(
+    address: SocketAddr,
+    connections: usize,
+    duration: Duration,
+) -> anyhow::Result<u64> {
+    let request: std::sync::Arc<[u8]> = get(address, "/").into();
+    let end = tokio::time::Instant::now() + duration;
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let request = request.clone();
+        tasks.spawn(async move {
+            let mut ok = 0;
+            let mut connection = Connection::open(address).await?;
+            while tokio::time::Instant::now() < end {
+                ok += u64::from(connection.exchange(&request).await? == 200);
+            }
+            anyhow::Ok(ok)
+        });
+    }
+    let mut sum = 0;
+    while let Some(ok) = tasks.join_next().await {
+        sum += ok??;
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The programs that ours is measured beside, and the backend behind all of them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +11,12 @@ use crate::process::{Process, free_port};
 /// An address of this machine's loopback interface.
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A loopback address that no other process is likely to bind ports on.
+pub fn own_loopback() -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64, high, low.max(1))
 }
 
 /// Finds `program` in the usual folders; Debian keeps servers outside a user's path.
@@ -133,6 +139,8 @@ pub struct Sidecar<'a> {
     pub program: &'a Path,
     pub container_concurrency: u32,
     pub backend: SocketAddr,
+    /// The address of its ports, for a program of ours; the others bind all addresses.
+    pub bind: Option<Ipv4Addr>,
     /// Further variables.
     pub extra: &'a [(&'a str, &'a str)],
 }
@@ -182,6 +190,10 @@ impl Sidecar<'_> {
             ("SERVING_POD_IP", "127.0.0.1".to_owned()),
         ]);
         command.envs(self.extra.iter().copied());
-        Ok((command, loopback(port)))
+        if let Some(bind) = self.bind {
+            command.env("PILOTLIGHT_BIND_ADDRESS", bind.to_string());
+        }
+        let host = self.bind.unwrap_or(Ipv4Addr::LOCALHOST);
+        Ok((command, SocketAddr::from((host, port))))
     }
 }

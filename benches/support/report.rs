@@ -55,6 +55,15 @@ impl Bar {
         }
     }
 
+    /// The median of `spread` must be at least `bar`.
+    pub fn at_least(name: &str, spread: Option<Spread>, bar: f64) -> Self {
+        let value = spread.map(|spread| spread.median);
+        Self {
+            holds: value.is_some_and(|value| value >= bar),
+            ..Self::at_most(name, spread, bar)
+        }
+    }
+
     /// Not measured, and why.
     pub fn unmeasured(name: &str, bar: f64, why: &str) -> Self {
         Self {

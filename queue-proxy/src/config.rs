@@ -36,6 +36,9 @@ pub const HIJACK_DRAIN: Duration = Duration::from_secs(60);
 /// From accept to the end of a request's head (`pkg/queue/sharedmain/servers.go`).
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long work may stand in front of the event loop before requests are refused.
+pub const OVERLOAD_DELAY: Duration = Duration::from_millis(100);
+
 /// The port of `/wait-for-drain` (`pkg/networking/constants.go`, `QueueAdminPort`).
 pub const ADMIN_PORT: u16 = 8022;
 
@@ -131,6 +134,9 @@ pub struct Options {
     /// How long a request's head may take on the data ports, see
     /// [`serving::server::ServerOptions::header_read_timeout`]. 60 s by default.
     pub header_read_timeout: Duration,
+    /// How long work may stand in front of the event loop before requests are refused for want of
+    /// CPU time; `None` never refuses. 100 ms by default.
+    pub overload_delay: Option<Duration>,
     /// The pauses between attempts of an aggressive readiness round.
     pub probe_pacing: ProbePacing,
     /// Whether the user metrics carry the `revision_*` names from before 1.19 as well.
@@ -295,7 +301,12 @@ impl Options {
             .unwrap_or(USER_METRICS_PORT);
         let user_metrics_host = prometheus_host(reader, observability);
         let defaults = Self::default();
-        let quiet_period = quiet_period(reader).unwrap_or(defaults.quiet_period);
+        let quiet_period =
+            duration(reader, "PILOTLIGHT_QUIET_PERIOD").unwrap_or(defaults.quiet_period);
+        let overload_delay = match duration(reader, "PILOTLIGHT_OVERLOAD_DELAY") {
+            Some(delay) => Some(delay).filter(|delay| !delay.is_zero()),
+            None => defaults.overload_delay,
+        };
         let bind = address(reader, "PILOTLIGHT_BIND_ADDRESS");
         let legacy_switch = reader.boolean("PILOTLIGHT_LEGACY_METRICS", "LegacyMetrics");
         Self {
@@ -305,23 +316,23 @@ impl Options {
             user_metrics_host,
             profiling_port: optional_port(reader, "PROFILING_PORT").unwrap_or(PROFILING_PORT),
             quiet_period,
+            overload_delay,
             bind,
             ..defaults
         }
     }
 }
 
-/// For revisions whose termination grace period is shorter than the default.
-fn quiet_period(reader: &mut Reader<'_>) -> Option<Duration> {
-    const NAME: &str = "PILOTLIGHT_QUIET_PERIOD";
-    let text = reader.string(NAME);
+/// A duration in Go's syntax; what is negative counts as zero.
+fn duration(reader: &mut Reader<'_>, name: &'static str) -> Option<Duration> {
+    let text = reader.string(name);
     if text.is_empty() {
         return None;
     }
     match go::parse_duration(&text) {
         Ok(nanos) => Some(go::duration_to_std(nanos)),
         Err(error) => {
-            reader.invalid(NAME, error.to_string());
+            reader.invalid(name, error.to_string());
             None
         }
     }
@@ -380,6 +391,7 @@ impl Default for Options {
             quiet_period: QUIET_PERIOD,
             hijack_drain: HIJACK_DRAIN,
             header_read_timeout: HEADER_READ_TIMEOUT,
+            overload_delay: Some(OVERLOAD_DELAY),
             probe_pacing: ProbePacing::CLUSTER,
             legacy_metrics: false,
             user_metrics_port: USER_METRICS_PORT,

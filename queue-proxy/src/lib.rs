@@ -12,6 +12,7 @@ mod endpoint;
 mod handle;
 mod listeners;
 mod metrics;
+mod overload;
 mod proxy;
 mod readiness;
 mod request_log;

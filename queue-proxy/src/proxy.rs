@@ -28,6 +28,7 @@ use crate::config::{Config, MetricsProtocol};
 use crate::handle::{Handle, Shared};
 use crate::listeners::Listeners;
 use crate::metrics::{Metrics, MetricsEndpoint};
+use crate::overload::Overload;
 use crate::readiness::{Probe, Readiness, Report};
 use crate::request_log::RequestLogger;
 use crate::stack::Stack;
@@ -209,7 +210,12 @@ impl QueueProxy {
         servers.pushed = self
             .exports
             .spawn(&mut servers.background, metrics.as_ref(), clock);
-        let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels);
+        let overload = Overload::new(self.config.options.overload_delay);
+        let watched = Rc::clone(&overload);
+        servers
+            .background
+            .spawn_local(async move { watched.watch().await });
+        let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels, overload);
         let options = ServerOptions {
             header_read_timeout: self.config.options.header_read_timeout,
             ..ServerOptions::default()
@@ -254,6 +260,7 @@ impl QueueProxy {
         clock: AnchoredClock,
         metrics: Option<&Rc<Metrics>>,
         tunnels: &Tunnels,
+        overload: Rc<Overload>,
     ) -> Stack {
         let config = &self.config;
         let name = |duration: Option<Duration>| {
@@ -293,6 +300,7 @@ impl QueueProxy {
                 b3: config.telemetry.b3,
                 app: config.app,
             },
+            overload,
         }
     }
 

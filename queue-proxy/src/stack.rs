@@ -3,7 +3,7 @@
 //! 1. request log and server metrics, which see everything but what they are told to leave out;
 //! 2. probes and drain: probes are answered here and reach nothing below, so that they never wait
 //!    for a place, count as load or time out;
-//! 3. in-flight count, for the last phase of the shutdown;
+//! 3. refusal for want of CPU time, and in-flight count, for the last phase of the shutdown;
 //! 4. timeouts: all three clocks run while a request waits for its place;
 //! 5. `Forwarded`, from what earlier proxies noted, before our peer is added to it;
 //! 6. statistics, which count waiting and refused requests too;
@@ -15,7 +15,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serving::AnchoredClock;
 use serving::body::Body;
@@ -34,6 +34,7 @@ use crate::accounting::{RequestGuard, TimeoutNames};
 use crate::endpoint::is_any_target;
 use crate::handle::Shared;
 use crate::metrics::{Metrics, ServerFacts};
+use crate::overload::Overload;
 use crate::readiness::Readiness;
 use crate::request_log::{Entry, RequestLogger};
 use crate::telemetry::Tracing;
@@ -42,8 +43,12 @@ static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
 static NOT_STARTED: HeaderName = HeaderName::from_static(NOT_STARTED_HEADER);
 static LOAD: HeaderName = HeaderName::from_static(LOAD_HEADER);
 
-/// The value of [`NOT_STARTED_HEADER`].
+/// The values of [`NOT_STARTED_HEADER`].
 const QUEUE_FULL: HeaderValue = HeaderValue::from_static("queue-full");
+const OVERLOADED: HeaderValue = HeaderValue::from_static("overloaded");
+
+/// Seconds after which a request that was refused for want of CPU time may come again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 type GuardedBody = Body<Option<RequestGuard>>;
 
@@ -62,6 +67,7 @@ pub(crate) struct Stack {
     pub(crate) metrics: Option<Rc<Metrics>>,
     pub(crate) log: Option<Rc<RequestLogger>>,
     pub(crate) tracing: Tracing,
+    pub(crate) overload: Rc<Overload>,
 }
 
 /// Why the app's answer is not to be had.
@@ -110,6 +116,9 @@ impl Handler for Stack {
                 return recorded(self.health_check(probe).await, guard);
             }
             RequestClass::NetworkProbe(hash) => return recorded(self.network_probe(hash), guard),
+            RequestClass::Ordinary if self.overload.refuses() => {
+                return self.refuse(request.headers(), guard, now);
+            }
             RequestClass::Ordinary => Class::Ordinary,
             RequestClass::KubeletStyle => Class::KubeletStyle,
             RequestClass::ForwardedProbe => Class::ForwardedProbe,
@@ -198,6 +207,29 @@ impl Stack {
             now,
         );
         guard
+    }
+
+    /// Answers at once for want of CPU time: nothing is waited for, no body is read. The autoscaler
+    /// counts the request all the same.
+    fn refuse(
+        &self,
+        headers: &HeaderMap,
+        guard: RequestGuard,
+        now: Instant,
+    ) -> Response<GuardedBody> {
+        self.shared.arrived(now);
+        let (at, proxied) = (self.clock.unix(now), knative::is_proxied(headers));
+        self.stats.arrive(at, proxied);
+        self.stats.depart(at, proxied);
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = recorded(error_response(status, "overloaded", None), guard);
+        let answer = response.headers_mut();
+        answer.insert(header::RETRY_AFTER, RETRY_AFTER);
+        if headers.contains_key(&CAPABILITY) {
+            answer.insert(&NOT_STARTED, OVERLOADED);
+            self.show_load(answer);
+        }
+        response
     }
 
     async fn serve(

@@ -1,36 +1,26 @@
-//! CPU per request, closed loop, with and without a concurrency limit.
+//! CPU per request, closed loop: HTTP/1.1 with and without a concurrency limit, h2c, and WebSocket
+//! messages.
 
 use std::time::Duration;
 
-use anyhow::bail;
-use benches::load::closed_loop;
-use benches::process::Cpu;
-use benches::report::{Bar, Report, Row};
-use benches::sample::Spread;
+use benches::peers::{HaproxyMode, haproxy, nginx_backend};
+use benches::report::Report;
+use benches::websocket::{self, Echo};
+use benches::{h2c, load};
 
-use super::{Bench, LIMIT, Subject};
-
-/// Requests that warm connections and caches before each measured round.
-const WARM_UP: u64 = 2_000;
+use super::{Bench, LIMIT};
+use crate::alternate::{Case, cpu};
+use crate::lineup::{Lineup, Subject};
 
 /// The longest one round may take.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// The rounds of one subject in one case.
-#[derive(Default)]
-struct Rounds {
-    cpu: Vec<Cpu>,
-}
+/// Connections and streams of the h2c case; HAProxy gets as many HTTP/1.1 connections as there are
+/// streams in all.
+const H2C: (usize, usize) = (10, 10);
 
-impl Rounds {
-    fn series(&self, figure: impl Fn(&Cpu) -> f64) -> Vec<f64> {
-        self.cpu.iter().map(figure).collect()
-    }
-
-    fn median(&self, figure: impl Fn(&Cpu) -> f64) -> Option<f64> {
-        Spread::of(&self.series(figure)).map(|spread| spread.median)
-    }
-}
+/// Connections of the WebSocket case.
+const WEBSOCKETS: usize = 64;
 
 pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     for (limit, bar) in [(None, 1.0), (Some(LIMIT), 1.1)] {
@@ -40,80 +30,88 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
             } else {
                 "no limit"
             };
-            let case = format!("cpu, {kind}, {connections} connections");
-            if bench.options.wants(&case) {
-                measure(bench, report, &case, connections, limit, bar).await?;
+            let name = format!("cpu, {kind}, {connections} connections");
+            if !bench.options.wants(&name) {
+                continue;
             }
+            let case = Case {
+                name: &name,
+                peer: "HAProxy",
+                bar,
+            };
+            let mut lineup = bench.lineup(limit).await?;
+            cpu(
+                bench.options,
+                report,
+                &case,
+                &mut lineup,
+                async |server, _, requests| {
+                    let requests = requests.max(connections as u64);
+                    load::closed_loop(server.address, connections, requests, BOUND).await
+                },
+            )
+            .await?;
         }
     }
-    Ok(())
+    h2c(bench, report).await?;
+    websocket(bench, report).await
 }
 
-async fn measure(
-    bench: &Bench<'_>,
-    report: &mut Report,
-    case: &str,
-    connections: usize,
-    limit: Option<u32>,
-    bar: f64,
-) -> anyhow::Result<()> {
-    let subjects = bench.subjects(limit).await?;
-    let mut rounds: Vec<Rounds> = subjects.iter().map(|_| Rounds::default()).collect();
-    for round in 0..bench.options.rounds as usize {
-        for turn in 0..subjects.len() {
-            // Each round starts with another subject, so that none always runs after the same one.
-            let index = (round + turn) % subjects.len();
-            rounds[index]
-                .cpu
-                .push(one_round(&subjects[index], connections, bench.options.requests).await?);
-        }
+async fn h2c(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let (connections, streams) = H2C;
+    let name = format!("h2c, {connections} connections x {streams} streams");
+    if !bench.options.wants(&name) {
+        return Ok(());
     }
-    for (subject, rounds) in subjects.iter().zip(&rounds) {
-        report.rows.push(Row {
-            case: case.to_owned(),
-            subject: subject.name.clone(),
-            requests: bench.options.requests,
-            cpu_us_per_request: rounds.median(|cpu| cpu.total_us),
-            user_us: rounds.median(|cpu| cpu.user_us),
-            system_us: rounds.median(|cpu| cpu.system_us),
-            rss_mib: Some(subject.server.process.rss_mib()?),
-            ..Row::default()
-        });
-    }
-    let [peer, ours, ..] = rounds.as_slice() else {
-        bail!("a comparison needs two subjects")
+    let backend = nginx_backend(bench.folder, true).await?;
+    let http1 = HaproxyMode::Http { limit: None };
+    let mut subjects = vec![Subject::running(
+        "haproxy (h1)",
+        haproxy(bench.folder, bench.backend.address, http1).await?,
+    )];
+    subjects.extend(bench.sidecars(None, backend.address));
+    let case = Case {
+        name: &name,
+        peer: "HAProxy's HTTP/1.1 hop",
+        bar: 1.5,
     };
-    let ratios = Spread::of_ratios(
-        &ours.series(|cpu| cpu.total_us),
-        &peer.series(|cpu| cpu.total_us),
-    );
-    report.bars.push(Bar::at_most(
-        &format!("{case}: ratio to HAProxy"),
-        ratios,
-        bar,
-    ));
-    Ok(())
+    cpu(
+        bench.options,
+        report,
+        &case,
+        &mut Lineup::new(subjects),
+        async |server, index, requests| match index {
+            0 => load::closed_loop(server.address, connections * streams, requests, BOUND).await,
+            _ => h2c::closed_loop(server.address, connections, streams, requests, BOUND).await,
+        },
+    )
+    .await
 }
 
-async fn one_round(subject: &Subject, connections: usize, requests: u64) -> anyhow::Result<Cpu> {
-    let server = &subject.server;
-    closed_loop(
-        server.address,
-        connections,
-        WARM_UP.max(connections as u64),
-        BOUND,
-    )
-    .await?;
-    let before = server.process.cpu()?;
-    let done = closed_loop(server.address, connections, requests, BOUND).await?;
-    let spent = server.process.cpu()?.since(before);
-    if done.other > 0 {
-        bail!(
-            "{}: {} of {} answers were not 200",
-            subject.name,
-            done.other,
-            done.ok + done.other
-        );
+async fn websocket(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let name = format!("websocket echo, {WEBSOCKETS} connections");
+    if !bench.options.wants(&name) {
+        return Ok(());
     }
-    Ok(spent.per(done.ok))
+    let echo = Echo::start()?;
+    let mut subjects = vec![Subject::running(
+        "haproxy (tcp)",
+        haproxy(bench.folder, echo.address, HaproxyMode::Tcp).await?,
+    )];
+    subjects.extend(bench.sidecars(None, echo.address));
+    let case = Case {
+        name: &name,
+        peer: "HAProxy in mode tcp, per message",
+        bar: 1.2,
+    };
+    cpu(
+        bench.options,
+        report,
+        &case,
+        &mut Lineup::new(subjects),
+        async |server, _, messages| {
+            websocket::closed_loop(server.address, WEBSOCKETS, messages, BOUND).await
+        },
+    )
+    .await
 }

@@ -23,15 +23,15 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     if !bench.options.wants(case) {
         return Ok(());
     }
-    let subjects = bench.subjects(None).await?;
-    let mut added: Vec<Vec<(f64, f64)>> = subjects.iter().map(|_| Vec::new()).collect();
+    let mut lineup = bench.lineup(None).await?;
+    let mut added: Vec<Vec<(f64, f64)>> = vec![Vec::new(); lineup.len()];
     let mut noisy = 0;
     let mut round = 0;
     while round < bench.options.rounds && noisy < REPEATS {
         let direct = once(bench.backend.address).await?;
         let mut these = Vec::new();
-        for subject in &subjects {
-            let through = once(subject.server.address).await?;
+        for index in 0..lineup.len() {
+            let through = once(lineup.turn(index).await?.address).await?;
             these.push((
                 through.p50_ms - direct.p50_ms,
                 through.p99_ms - direct.p99_ms,
@@ -63,11 +63,11 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
         }
         return Ok(());
     }
-    for (subject, added) in subjects.iter().zip(&added) {
+    for (index, added) in added.iter().enumerate() {
         let (p50, p99): (Vec<f64>, Vec<f64>) = added.iter().copied().unzip();
         report.rows.push(Row {
             case: case.to_owned(),
-            subject: subject.name.clone(),
+            subject: lineup.name(index).to_owned(),
             requests: RATE * DURATION.as_secs(),
             p50_ms: Spread::of(&p50).map(|spread| spread.median),
             p99_ms: Spread::of(&p99).map(|spread| spread.median),

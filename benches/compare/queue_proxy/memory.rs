@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use benches::load::closed_loop;
+use benches::load;
+use benches::process::Process;
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
 
@@ -10,47 +11,36 @@ use super::Bench;
 
 const CONNECTIONS: usize = 1_000;
 const IDLE: Duration = Duration::from_secs(10);
+/// After the start, before anything is counted.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The longest a run of load may take.
+const BOUND: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     if !bench.options.wants("memory") {
         return Ok(());
     }
-    let subjects = bench.subjects(None).await?;
-    let before: Vec<f64> = subjects
-        .iter()
-        .map(|s| s.server.process.wakeups())
-        .collect::<anyhow::Result<_>>()?;
-    tokio::time::sleep(IDLE).await;
+    let mut lineup = bench.lineup(None).await?;
     let mut idle = Vec::new();
-    for (subject, before) in subjects.iter().zip(before) {
-        let wakeups = (subject.server.process.wakeups()? - before) / IDLE.as_secs_f64();
-        let rss = subject.server.process.rss_mib()?;
+    let mut peaks = Vec::new();
+    for index in 0..lineup.len() {
+        let server = lineup.turn(index).await?;
+        let (rss, wakeups) = at_rest(&server.process).await?;
         idle.push((rss, wakeups));
-        report.rows.push(Row {
-            case: format!("memory, idle ({wakeups:.1} wake-ups/s)"),
-            subject: subject.name.clone(),
+        load::closed_loop(server.address, CONNECTIONS, bench.options.requests, BOUND).await?;
+        let peak = server.process.peak_rss_mib()?;
+        peaks.push(peak);
+        let row = |case: String, requests, rss| Row {
+            case,
+            subject: lineup.name(index).to_owned(),
+            requests,
             rss_mib: Some(rss),
             ..Row::default()
-        });
-    }
-    let mut peaks = Vec::new();
-    for subject in &subjects {
-        closed_loop(
-            subject.server.address,
-            CONNECTIONS,
-            bench.options.requests,
-            Duration::from_secs(120),
-        )
-        .await?;
-        let peak = subject.server.process.peak_rss_mib()?;
-        peaks.push(peak);
-        report.rows.push(Row {
-            case: "memory, 1000 connections, highest".to_owned(),
-            subject: subject.name.clone(),
-            requests: bench.options.requests,
-            rss_mib: Some(peak),
-            ..Row::default()
-        });
+        };
+        let case = format!("memory, idle ({wakeups:.1} wake-ups/s)");
+        report.rows.push(row(case, 0, rss));
+        let case = format!("memory, {CONNECTIONS} connections, highest");
+        report.rows.push(row(case, bench.options.requests, peak));
     }
     report.bars.push(Bar::at_most(
         "memory, idle (MiB)",
@@ -69,4 +59,13 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
         1.0,
     ));
     Ok(())
+}
+
+/// Resident memory and wake-ups per second of a process that nobody asks anything.
+async fn at_rest(process: &Process) -> anyhow::Result<(f64, f64)> {
+    tokio::time::sleep(SETTLE).await;
+    let before = process.wakeups()?;
+    tokio::time::sleep(IDLE).await;
+    let wakeups = (process.wakeups()? - before) / IDLE.as_secs_f64();
+    Ok((process.rss_mib()?, wakeups))
 }

@@ -9,7 +9,7 @@ use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
 use tokio::time::Instant;
 
-use super::Bench;
+use super::{Bench, OURS};
 
 pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     if !bench.options.wants("start") {
@@ -22,7 +22,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     let spread = Spread::of(&times);
     report.rows.push(Row {
         case: "start, exec to first answer".to_owned(),
-        subject: "pilotlight".to_owned(),
+        subject: OURS.to_owned(),
         requests: u64::from(bench.options.rounds),
         p50_ms: spread.map(|spread| spread.median),
         ..Row::default()
@@ -43,10 +43,12 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
 }
 
 async fn first_answer(bench: &Bench<'_>) -> anyhow::Result<Duration> {
-    let (mut command, address) = bench.sidecar(bench.ours(), "pilotlight", None).command()?;
+    let (mut command, address) = bench
+        .sidecar(bench.ours(), OURS, None, bench.backend.address)
+        .command()?;
     let request = get(address, "/");
     let start = Instant::now();
-    let _process = Process::start("pilotlight", &mut command)?;
+    let _process = Process::start(OURS, &mut command)?;
     loop {
         if let Ok(mut connection) = Connection::open(address).await {
             let status = connection.exchange(&request).await?;

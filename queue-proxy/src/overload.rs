@@ -1,0 +1,161 @@
+//! Refuses requests while this process gets too little CPU to serve them in time.
+//!
+//! Under a CPU quota the kernel stops the whole process, for most of each 100 ms once the quota is
+//! used up. Work then waits in front of the event loop, and without a bound all of it becomes too
+//! late at once (knative/serving#10085). What waits there is measured as it happens to everyone: a
+//! timer's task queues up behind the requests, and how late it runs is how late they run. The
+//! decision is [`Share`]'s, a pure controller; this file only feeds it.
+//!
+//! Without requests nothing is measured and nothing wakes the process.
+
+mod share;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use self::share::Share;
+
+/// Between two looks while requests arrive. Half a period of the kernel's quota, so that looks fall
+/// into its running and its stopped part.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// At most one line per this time says that requests are refused.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// What the data ports ask before they admit a request, and the task that keeps it informed.
+#[derive(Debug)]
+pub(crate) struct Overload {
+    /// `None` is switched off.
+    share: Option<RefCell<Share>>,
+    /// A request arrived since the last look.
+    arrived: Cell<bool>,
+    /// Nobody looks until a request arrives.
+    resting: Cell<bool>,
+    woken: Notify,
+    refused: Cell<u64>,
+}
+
+// === impl Overload ===
+
+impl Overload {
+    /// Refuses once work waits for longer than `limit`; never without one.
+    pub(crate) fn new(limit: Option<Duration>) -> Rc<Self> {
+        Rc::new(Self {
+            share: limit.map(|limit| RefCell::new(Share::new(limit))),
+            arrived: Cell::new(false),
+            resting: Cell::new(true),
+            woken: Notify::new(),
+            refused: Cell::new(0),
+        })
+    }
+
+    /// A request arrived: whether to refuse it.
+    pub(crate) fn refuses(&self) -> bool {
+        let Some(share) = &self.share else {
+            return false;
+        };
+        self.arrived.set(true);
+        if self.resting.replace(false) {
+            self.woken.notify_one();
+        }
+        let refused = share.borrow_mut().refuses();
+        if refused {
+            self.refused.set(self.refused.get() + 1);
+        }
+        refused
+    }
+
+    /// Looks at the delay for as long as there are requests; never ends.
+    pub(crate) async fn watch(&self) {
+        let Some(share) = &self.share else {
+            return;
+        };
+        let mut logged: Option<Instant> = None;
+        loop {
+            if !self.arrived.replace(false) && !share.borrow().is_refusing() {
+                self.rest(share).await;
+            }
+            let due = Instant::now() + LOOK_PERIOD;
+            sleep_until(due).await;
+            let now = Instant::now();
+            let delay = now.saturating_duration_since(due);
+            share.borrow_mut().look(delay, now);
+            let is_due = logged.is_none_or(|at| now - at >= LOG_PERIOD);
+            if is_due && self.refused.get() > 0 {
+                logged = Some(now);
+                let refused = self.refused.take();
+                tracing::warn!(
+                    refused,
+                    ?delay,
+                    "Requests were refused for want of CPU time"
+                );
+            }
+        }
+    }
+
+    async fn rest(&self, share: &RefCell<Share>) {
+        share.borrow_mut().rest();
+        self.resting.set(true);
+        self.woken.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Keeps the thread for `busy`, as a process that is not scheduled.
+    async fn stop(busy: Duration) {
+        tokio::time::advance(busy).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_only_while_requests_arrive() {
+        let overload = Overload::new(Some(Duration::from_millis(100)));
+        let watch = overload.watch();
+        let mut watch = std::pin::pin!(watch);
+        let idle = tokio::time::timeout(Duration::from_secs(3600), watch.as_mut());
+        assert!(idle.await.is_err());
+        assert!(overload.resting.get());
+        assert!(!overload.refuses());
+        assert!(!overload.resting.get());
+        let idle = tokio::time::timeout(3 * LOOK_PERIOD, watch.as_mut());
+        assert!(idle.await.is_err());
+        assert!(overload.resting.get(), "one look after the last request");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refuses_while_the_loop_is_late_and_not_after() {
+        let overload = Overload::new(Some(Duration::from_millis(100)));
+        let tasks = LocalSet::new();
+        let watched = Rc::clone(&overload);
+        tasks.spawn_local(async move { watched.watch().await });
+        tasks
+            .run_until(async {
+                for _ in 0..20 {
+                    overload.refuses();
+                    stop(Duration::from_millis(500)).await;
+                }
+                assert!((0..10).any(|_| overload.refuses()));
+                for _ in 0..100 {
+                    overload.refuses();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                assert!(!(0..10).any(|_| overload.refuses()));
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_is_refused_or_watched() {
+        let overload = Overload::new(None);
+        overload.watch().await;
+        assert!(!(0..1000).any(|_| overload.refuses()));
+    }
+}
