@@ -3,9 +3,12 @@
 //! Whole-process comparisons run every subject beside the others in the same minutes, in turns,
 //! and speak in ratios of pairs: the absolute figures of a shared machine mean little.
 
+pub mod api_server;
+pub mod fleet;
 pub mod load;
 pub mod open_loop;
 pub mod peers;
+pub mod pods;
 pub mod process;
 pub mod report;
 pub mod sample;
