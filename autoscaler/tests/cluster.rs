@@ -73,7 +73,8 @@ macro_rules! scenarios {
 }
 
 /// Run side by side with one replica.
-const SIDE_BY_SIDE: [Scenario; 16] = scenarios![
+const SIDE_BY_SIDE: [Scenario; 17] = scenarios![
+    reconcile::the_bucket_leads_to_its_holder,
     reconcile::a_fresh_pod_autoscaler,
     reconcile::other_classes_are_ignored,
     reconcile::conditions_keep_their_times,
@@ -139,6 +140,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         api_server: server.address(),
         pod: "autoscaler-first".to_owned(),
         stats: "127.0.0.1:0".parse().unwrap(),
+        pod_ip: "10.1.2.3".parse().unwrap(),
         pod_port: stats.port,
         activator: activator.address,
     };

@@ -33,6 +33,7 @@ pub(crate) async fn of_the_api_server(cluster: Rc<Cluster>) {
         api_server: proxy.address,
         pod: "autoscaler-behind".to_owned(),
         stats: "127.0.0.1:0".parse().unwrap(),
+        pod_ip: "10.1.2.4".parse().unwrap(),
         pod_port: cluster.stats.port,
         activator: cluster.activator.address,
     };

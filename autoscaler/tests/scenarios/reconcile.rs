@@ -6,19 +6,45 @@ use std::time::Duration;
 
 use autoscaler::kubernetes::objects::{Metric, PodAutoscaler, ServerlessService};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource as _;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Cluster;
 use crate::api_server::eventually;
-use crate::fixtures::{Revision, changed_at, condition, configure, create, is};
+use crate::fixtures::{Revision, SYSTEM, changed_at, condition, configure, create, is};
 
 const TBC: &str = "autoscaling.knative.dev/target-burst-capacity";
 const WINDOW: &str = "autoscaling.knative.dev/window";
 const MIN_SCALE: &str = "autoscaling.knative.dev/min-scale";
+
+/// The Lease names the replica, and the bucket's Service leads to it.
+pub(crate) async fn the_bucket_leads_to_its_holder(cluster: Rc<Cluster>) {
+    const BUCKET: &str = "autoscaler-bucket-00-of-01";
+    let client = &cluster.client;
+    let leases = Api::<Lease>::namespaced(client.clone(), SYSTEM);
+    let services = Api::<Service>::namespaced(client.clone(), SYSTEM);
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), SYSTEM);
+    eventually("a Service that leads to the holder", async || {
+        let lease = leases.get_opt(BUCKET).await.ok()??.spec?;
+        assert_eq!(lease.holder_identity?, "autoscaler-first_10.1.2.3");
+        let service = services.get_opt(BUCKET).await.ok()??.spec?;
+        assert!(service.selector.is_none());
+        let slice = serde_json::to_value(slices.get_opt(BUCKET).await.ok()??).unwrap();
+        assert_eq!(
+            slice["metadata"]["labels"]["kubernetes.io/service-name"],
+            BUCKET
+        );
+        assert_eq!(slice["endpoints"][0]["addresses"], json!(["10.1.2.3"]));
+        assert_eq!(slice["endpoints"][0]["conditions"]["ready"], true);
+        Some(())
+    })
+    .await;
+}
 
 /// Before its ServerlessService has a private service, a PodAutoscaler gets that and no more.
 pub(crate) async fn a_fresh_pod_autoscaler(cluster: Rc<Cluster>) {

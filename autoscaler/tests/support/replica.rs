@@ -21,8 +21,11 @@ pub(crate) struct Settings {
     /// Of the API server, or of a proxy in front of it.
     pub(crate) api_server: SocketAddr,
     pub(crate) pod: String,
-    /// Where it listens for stats; the address is the replica's `POD_IP`.
+    /// Where it listens for stats.
     pub(crate) stats: SocketAddr,
+    /// What it says of itself. Others reach it there, unless it is one that no Service may lead to:
+    /// an API server refuses EndpointSlices with addresses of loopback.
+    pub(crate) pod_ip: IpAddr,
     /// Pods' statistics.
     pub(crate) pod_port: u16,
     /// What answers activator probes.
@@ -48,11 +51,12 @@ impl Settings {
 
     /// From the arguments after the first.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
-        let mut next = || arguments.next().expect("five arguments");
+        let mut next = || arguments.next().expect("six arguments");
         Self {
             api_server: next().parse().unwrap(),
             pod: next(),
             stats: next().parse().unwrap(),
+            pod_ip: next().parse().unwrap(),
             pod_port: next().parse().unwrap(),
             activator: next().parse().unwrap(),
         }
@@ -63,8 +67,8 @@ impl Settings {
         let child = Command::new(std::env::current_exe().unwrap())
             .arg(Self::ARGUMENT)
             .args([self.api_server.to_string(), self.pod.clone()])
-            .args([self.stats.to_string(), self.pod_port.to_string()])
-            .arg(self.activator.to_string())
+            .args([self.stats.to_string(), self.pod_ip.to_string()])
+            .args([self.pod_port.to_string(), self.activator.to_string()])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -74,7 +78,7 @@ impl Settings {
     /// Runs until `shutdown`.
     pub(crate) async fn run(self, listeners: Listeners, shutdown: CancellationToken) {
         let client = api_server::client(self.api_server);
-        let ip = self.stats.ip().to_string();
+        let ip = self.pod_ip.to_string();
         let environment = HashMap::from(
             [
                 ("SYSTEM_NAMESPACE", SYSTEM),
