@@ -291,7 +291,16 @@ pub fn circumstances() -> Vec<String> {
         .map(|rest| rest.trim_start_matches([' ', '\t', ':']))
         .unwrap_or("unknown processor");
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    vec![format!("{model}, {cores} cores, Linux {}", kernel.trim())]
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap_or("?");
+    vec![format!(
+        "{model}, {cores} cores, Linux {}, at most {files} open files",
+        kernel.trim()
+    )]
 }
 
 fn number(value: Option<f64>) -> String {
