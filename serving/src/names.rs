@@ -16,6 +16,9 @@ pub const LOAD_HEADER: &str = "pilotlight-load";
 /// On an error that a proxy of ours made itself: why, in a few words.
 pub const REASON_HEADER: &str = "pilotlight-reason";
 
+/// What every annotation of ours begins with.
+pub const ANNOTATION_PREFIX: &str = "pilotlight.dev/";
+
 /// Annotation on a Service or its revision template: the command line that stands for an image when
 /// the manifest runs on one machine.
 pub const LOCAL_COMMAND_ANNOTATION: &str = "pilotlight.dev/local-command";
@@ -29,3 +32,10 @@ pub const SECOND_TARGET_ANNOTATION: &str = "pilotlight.dev/second-target";
 
 /// Annotation on a revision template: whether pods that are starting count as coming capacity.
 pub const COUNT_STARTING_PODS_ANNOTATION: &str = "pilotlight.dev/count-starting-pods";
+
+/// The annotations of a revision template that change how it is scaled.
+pub const SCALING_ANNOTATIONS: [&str; 3] = [
+    SCALE_BUFFER_ANNOTATION,
+    SECOND_TARGET_ANNOTATION,
+    COUNT_STARTING_PODS_ANNOTATION,
+];

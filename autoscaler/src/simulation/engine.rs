@@ -119,6 +119,8 @@ pub struct Summary {
     pub queueing_p95_ms: u32,
     pub queueing_p99_ms: u32,
     pub queueing_max_ms: u32,
+    /// The waits of all requests, added up.
+    pub queueing_seconds: f64,
     /// Requests that still waited at the end; the percentiles count their wait so far.
     pub unserved: u64,
     /// Seconds in which a request waited.
@@ -178,7 +180,7 @@ struct Engine {
     queued: u64,
     running: u64,
     /// Requests that end in so many milliseconds from now.
-    completions: VecDeque<u32>,
+    completions: VecDeque<u64>,
 
     ready: u32,
     /// When each starting pod becomes ready, soonest first.
@@ -271,7 +273,7 @@ impl Engine {
 
     /// What is due at this millisecond: ready pods, finished requests, reports, ticks, timers.
     fn before_arrivals(&mut self) {
-        self.running -= u64::from(self.completions.pop_front().unwrap_or(0));
+        self.running -= self.completions.pop_front().unwrap_or(0);
         let mut changed = false;
         while self.starting.front().is_some_and(|&at| at <= self.now_ms) {
             self.starting.pop_front();
@@ -393,7 +395,7 @@ impl Engine {
         if self.completions.len() <= index {
             self.completions.resize(index + 1, 0);
         }
-        self.completions[index] += count;
+        self.completions[index] += u64::from(count);
     }
 
     /// Counts what holds during this millisecond.
@@ -487,6 +489,12 @@ impl Engine {
             queueing_p95_ms: self.percentile(0.95),
             queueing_p99_ms: self.percentile(0.99),
             queueing_max_ms: self.waits.keys().next_back().copied().unwrap_or(0),
+            queueing_seconds: seconds(
+                self.waits
+                    .iter()
+                    .map(|(&wait_ms, &count)| u64::from(wait_ms) * count)
+                    .sum(),
+            ),
             unserved,
             under_capacity_seconds: seconds(self.under_capacity_ms),
             panic_seconds: seconds(self.panic_ms),
