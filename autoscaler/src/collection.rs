@@ -5,13 +5,18 @@
 //! `pkg/autoscaler/metrics/collector.go`.
 
 use serving::UnixTime;
+use smallvec::SmallVec;
 
+use crate::burst::Flow;
 use crate::decider::Observation;
 use crate::spec::{CollectionSpec, DeciderSpec, ScalingMetric};
 use crate::window::Buckets;
 
 /// Width of a bucket.
 pub const BUCKET_SECONDS: u32 = 1;
+
+/// Seconds that tell where the flow of requests goes.
+const FLOW_SECONDS: usize = 6;
 
 const CONCURRENCY: usize = 0;
 const REQUESTS_PER_SECOND: usize = 1;
@@ -66,7 +71,10 @@ impl Collection {
     /// it has a target for the other metric too, the one that needs more pods, in units of its
     /// own metric.
     pub fn observe_for(&self, spec: &DeciderSpec, now: UnixTime) -> Option<Observation> {
-        let observed = self.observe(spec.scaling_metric, now)?;
+        let mut observed = self.observe(spec.scaling_metric, now)?;
+        if spec.extensions.learn_start_time {
+            observed.flow = self.flow(now);
+        }
         let Some(second_target_value) = spec.extensions.second_target_value else {
             return Some(observed);
         };
@@ -78,6 +86,7 @@ impl Collection {
         Some(Observation {
             stable: observed.stable.max(second.stable * exchange),
             panic: observed.panic.max(second.panic * exchange),
+            flow: observed.flow,
         })
     }
 
@@ -89,7 +98,63 @@ impl Collection {
         Observation {
             stable: self.stable.average(lane, now),
             panic: self.panic.average(lane, now),
+            flow: None,
         }
+    }
+
+    /// What arrives and what is there, of late; `None` when that was not reported.
+    fn flow(&self, now: UnixTime) -> Option<Flow> {
+        let newest = self.stable.newest(now, FLOW_SECONDS)?;
+        let requests = Trend::of(newest.iter().map(|values| values[REQUESTS_PER_SECOND]));
+        let concurrency = Trend::of(newest.iter().map(|values| values[CONCURRENCY]));
+        Some(Flow {
+            requests: requests.level,
+            // The level is a mean of two seconds, so its variance is half of it.
+            chance: (requests.level / 2.0).sqrt(),
+            concurrency: concurrency.level,
+            request_growth: requests.growth_of_counts(),
+            concurrency_growth: concurrency.growth(),
+            stable_requests: self.stable.average(REQUESTS_PER_SECOND, now),
+        })
+    }
+}
+
+/// Where a series has come to and where it came from.
+struct Trend {
+    level: f64,
+    before: f64,
+    /// Seconds between the two.
+    span: f64,
+}
+
+impl Trend {
+    /// Of seconds, newest first. The newest may not be complete yet, so the level is that of the
+    /// two newest or of the two before the newest, whichever is higher.
+    fn of(newest: impl Iterator<Item = f64>) -> Self {
+        let seconds: SmallVec<[f64; FLOW_SECONDS]> = newest.collect();
+        let count = seconds.len();
+        let mean = |from: usize, until: usize| {
+            let until = until.min(count);
+            let from = from.min(until.saturating_sub(1));
+            seconds[from..until].iter().sum::<f64>() / (until - from).max(1) as f64
+        };
+        Self {
+            level: mean(0, 2).max(mean(1, 3)),
+            before: mean(count.saturating_sub(2), count),
+            span: count.saturating_sub(2).max(1) as f64,
+        }
+    }
+
+    /// Per second.
+    fn growth(&self) -> f64 {
+        (self.level - self.before) / self.span
+    }
+
+    /// Per second, of numbers of independent events: as much as chance explains does not count.
+    /// Each mean is of two seconds, so its variance is half of it; two deviations are allowed for.
+    fn growth_of_counts(&self) -> f64 {
+        let chance = (2.0 * (self.level + self.before)).sqrt();
+        (self.level - self.before - chance).max(0.0) / self.span
     }
 }
 

@@ -13,6 +13,7 @@
 //! ```
 
 // Pure: values in, values out.
+pub mod burst;
 pub mod collection;
 pub mod decider;
 pub mod delay_window;

@@ -79,6 +79,10 @@ pub struct Extensions {
     /// Pods that are starting count like ready ones where growth is judged: for the limit of the
     /// scale-up rate and for panic.
     pub count_starting_pods: bool,
+    /// Start and service times are learned, and a burst is answered by them.
+    pub learn_start_time: bool,
+    /// Requests that a pod takes at once, where it has a limit.
+    pub slots_per_pod: Option<f64>,
 }
 
 /// What the collection needs, that is the Metric without its scrape target.
@@ -222,17 +226,23 @@ impl<'a> Source<'a> {
             ScalingMetric::Rps => self.default_target(ScalingMetric::Concurrency),
             ScalingMetric::Concurrency => self.default_target(ScalingMetric::Rps),
         };
+        let learn_start_time = self.switched_on(names::LEARN_START_TIME_ANNOTATION);
         Extensions {
+            learn_start_time,
+            slots_per_pod: (self.container_concurrency > 0).then_some(self.container_concurrency as f64),
             scale_buffer: scale_buffer(self.annotations).ok().flatten().unwrap_or(0),
             second_target_value: second_target(self.annotations)
                 .ok()
                 .flatten()
                 .map(|target| (target * second_utilization).max(annotation::TARGET_MIN)),
-            count_starting_pods: switch(self.annotations, names::COUNT_STARTING_PODS_ANNOTATION)
-                .ok()
-                .flatten()
-                .unwrap_or(false),
+            // What has been ordered with its start time in mind must not be ordered again.
+            count_starting_pods: learn_start_time
+                || self.switched_on(names::COUNT_STARTING_PODS_ANNOTATION),
         }
+    }
+
+    fn switched_on(&self, key: &str) -> bool {
+        matches!(switch(self.annotations, key), Ok(Some(true)))
     }
 
     fn scaling_metric(&self) -> ScalingMetric {
@@ -371,7 +381,10 @@ pub fn validate_extensions(annotations: &Annotations) -> Vec<(&'static str, Stri
         names::SECOND_TARGET_ANNOTATION,
         second_target(annotations).map(drop),
     );
-    for key in [names::COUNT_STARTING_PODS_ANNOTATION] {
+    for key in [
+        names::COUNT_STARTING_PODS_ANNOTATION,
+        names::LEARN_START_TIME_ANNOTATION,
+    ] {
         add(key, switch(annotations, key).map(drop));
     }
     problems

@@ -6,6 +6,7 @@
 //! young or a stale series is averaged.
 
 use serving::UnixTime;
+use smallvec::SmallVec;
 
 use crate::spec::Aggregation;
 
@@ -119,6 +120,18 @@ impl<const N: usize> Buckets<N> {
             None => self.linear_average(lane, last, age),
             Some(smoothing) => self.weighted_average(lane, last, age, smoothing),
         }
+    }
+
+    /// The newest buckets, newest first, at most `count` and none from before the first write;
+    /// `None` when the newest is two buckets old or more.
+    pub fn newest(&self, now: UnixTime, count: usize) -> Option<SmallVec<[[f64; N]; 8]>> {
+        let (first, last) = (self.first?, self.last?);
+        if self.index(now) - last > 1 {
+            return None;
+        }
+        let oldest = first.max(last - count.min(self.slots.len()) as i64 + 1);
+        let buckets = (oldest..=last).rev();
+        Some(buckets.map(|index| self.slots[self.position(index)]).collect())
     }
 
     /// Changes the window; `now` decides whether what was written still counts. Kept data is

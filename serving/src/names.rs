@@ -33,9 +33,14 @@ pub const SECOND_TARGET_ANNOTATION: &str = "pilotlight.dev/second-target";
 /// Annotation on a revision template: whether pods that are starting count as coming capacity.
 pub const COUNT_STARTING_PODS_ANNOTATION: &str = "pilotlight.dev/count-starting-pods";
 
+/// Annotation on a revision template: whether the autoscaler learns how long pods take to start, and
+/// answers a burst by that. Includes [`COUNT_STARTING_PODS_ANNOTATION`].
+pub const LEARN_START_TIME_ANNOTATION: &str = "pilotlight.dev/learn-start-time";
+
 /// The annotations of a revision template that change how it is scaled.
-pub const SCALING_ANNOTATIONS: [&str; 3] = [
+pub const SCALING_ANNOTATIONS: [&str; 4] = [
     SCALE_BUFFER_ANNOTATION,
     SECOND_TARGET_ANNOTATION,
     COUNT_STARTING_PODS_ANNOTATION,
+    LEARN_START_TIME_ANNOTATION,
 ];

@@ -280,6 +280,9 @@ impl Engine {
             self.ready += 1;
             changed = true;
         }
+        if changed {
+            self.control.observe_supply(self.supply(), time(self.now_ms));
+        }
         if self.now_ms > 0 && self.now_ms.is_multiple_of(1000) {
             self.report();
         }
@@ -338,9 +341,18 @@ impl Engine {
                 (period.presence as f64 / 1000.0 - early).max(0.0),
                 period.arrivals as f64 - early,
             );
+            self.answer_burst();
         }
         if period.presence == 0 || !self.is_proxied() {
             self.tracked = false;
+        }
+    }
+
+    fn answer_burst(&mut self) {
+        let now = time(self.now_ms);
+        if self.control.is_urgent(self.supply(), now) {
+            self.control.decide(self.supply(), now);
+            self.reconcile();
         }
     }
 
@@ -452,6 +464,7 @@ impl Engine {
             }
         }
         self.summary.peak_pods = self.summary.peak_pods.max(self.pods());
+        self.control.observe_supply(self.supply(), time(self.now_ms));
     }
 
     fn push_row(&mut self, observed: Option<Observation>) {
