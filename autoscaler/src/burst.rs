@@ -113,7 +113,13 @@ impl Burst {
     }
 
     /// What the present flow needs; `None` until both times are known.
-    pub fn need(&self, spec: &DeciderSpec, flow: &Flow, supply: Supply, now: UnixTime) -> Option<Need> {
+    pub fn need(
+        &self,
+        spec: &DeciderSpec,
+        flow: &Flow,
+        supply: Supply,
+        now: UnixTime,
+    ) -> Option<Need> {
         let start = self.starts.seconds?.min(LONGEST_START_SECONDS);
         let service = self.service_seconds?;
         // One request per second in units of the scaling metric.
@@ -225,4 +231,201 @@ impl StartTimes {
 fn blend(known: &mut Option<f64>, value: f64) {
     let before = known.unwrap_or(value);
     *known = Some(before + (value - before) * LEARNING);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serving::config;
+
+    use super::*;
+    use crate::pod_autoscaler::Reachability;
+    use crate::spec::{Settings, Source};
+
+    fn at(milliseconds: i64) -> UnixTime {
+        UnixTime(1_700_000_000_000_000_000 + milliseconds * 1_000_000)
+    }
+
+    fn supply(ready: u32, starting: u32) -> Supply {
+        Supply { ready, starting }
+    }
+
+    fn spec(annotations: &[(&str, &str)], container_concurrency: i64) -> DeciderSpec {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Settings::derive(&Source {
+            annotations: &annotations.iter().map(owned).collect(),
+            container_concurrency,
+            reachability: Reachability::Reachable,
+            autoscaler: &config::Autoscaler::default(),
+            progress_deadline_ns: 0,
+        })
+        .decider
+    }
+
+    /// Pods that take ten seconds and requests that take a fifth of one.
+    fn learned(spec: &DeciderSpec) -> Burst {
+        let mut burst = Burst::default();
+        burst.observe(supply(0, 0), at(0));
+        burst.observe(supply(0, 1), at(1000));
+        burst.observe(supply(1, 0), at(11_000));
+        let calm = Flow {
+            requests: 20.0,
+            concurrency: 4.0,
+            stable_requests: 20.0,
+            ..Flow::default()
+        };
+        burst.learn(spec, &calm, supply(1, 0), at(20_000));
+        burst
+    }
+
+    #[test]
+    fn start_times_are_learned_first_come_first_served() {
+        let mut starts = StartTimes::default();
+        starts.observe(supply(1, 2), at(0));
+        // Nobody saw when those two began.
+        starts.observe(supply(3, 0), at(500));
+        assert_eq!(starts.seconds, None);
+        starts.observe(supply(3, 1), at(1000));
+        starts.observe(supply(3, 3), at(3000));
+        assert_eq!(starts.remaining(at(3000)), None, "nothing is known yet");
+        starts.observe(supply(4, 2), at(5000));
+        assert_eq!(starts.seconds, Some(4.0));
+        assert_eq!(starts.remaining(at(5000)), Some(2.0));
+        assert_eq!(starts.remaining(at(50_000)), Some(0.0));
+        // One is given up; the other takes six seconds.
+        starts.observe(supply(4, 1), at(6000));
+        starts.observe(supply(5, 0), at(9000));
+        let expected = 4.0 + (6.0 - 4.0) * LEARNING;
+        assert!((starts.seconds.unwrap() - expected).abs() < 1e-9);
+        // A pod that was ready before is not one that starts.
+        starts.observe(supply(4, 1), at(20_000));
+        starts.observe(supply(5, 0), at(90_000));
+        assert!((starts.seconds.unwrap() - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn batches_are_bounded() {
+        let mut starts = StartTimes::default();
+        starts.observe(supply(0, 0), at(0));
+        for number in 1..=500 {
+            starts.observe(supply(0, number), at(i64::from(number)));
+        }
+        assert_eq!(starts.batches.len(), MAX_BATCHES);
+        let counted: u32 = starts.batches.iter().map(|(_, count)| count).sum();
+        assert_eq!(counted, 500);
+    }
+
+    #[test]
+    fn requests_teach_only_in_a_calm() {
+        let spec = spec(&[], 10);
+        let flow = Flow {
+            requests: 100.0,
+            concurrency: 20.0,
+            ..Flow::default()
+        };
+        let learn = |flow: Flow, supply_now: Supply, milliseconds: i64| {
+            let mut burst = Burst::default();
+            burst.observe(supply(2, 0), at(0));
+            burst.observe(supply_now, at(1000));
+            burst.learn(&spec, &flow, supply_now, at(1000 + milliseconds));
+            burst.service_seconds
+        };
+        assert_eq!(learn(flow, supply(5, 0), 6000), Some(0.2));
+        assert_eq!(
+            learn(flow, supply(5, 0), 5999),
+            None,
+            "too soon after a change"
+        );
+        assert_eq!(learn(flow, supply(5, 1), 6000), None, "a pod starts");
+        assert_eq!(learn(flow, supply(0, 0), 6000), None, "no pod");
+        let few = Flow {
+            requests: 0.4,
+            ..flow
+        };
+        assert_eq!(learn(few, supply(5, 0), 6000), None, "hardly any requests");
+        // Full pods: 20 of 50 are being served, and of 100 per second 40 are not.
+        let full = Flow {
+            concurrency: 50.0,
+            concurrency_growth: 40.0,
+            ..flow
+        };
+        let service = learn(full, supply(2, 0), 6000).unwrap();
+        assert!((service - 20.0 / 60.0).abs() < 1e-9, "{service}");
+    }
+
+    #[test]
+    fn a_burst_needs_pods_for_arrivals_and_for_a_while_for_what_waits() {
+        let spec = spec(&[], 10);
+        let flow = Flow {
+            requests: 200.0,
+            concurrency: 160.0,
+            ..Flow::default()
+        };
+        let now = at(30_000);
+        assert_eq!(Burst::default().need(&spec, &flow, supply(1, 0), now), None);
+        let burst = learned(&spec);
+        let need = burst.need(&spec, &flow, supply(1, 0), now).unwrap();
+        // 200 per second of 0.2 s are 40 at once, 7 per pod.
+        assert!((need.arrivals - 40.0 / 7.0).abs() < 1e-9, "{need:?}");
+        // 150 wait, and 150 more each second for ten seconds; a pod serves 50 per second.
+        assert!(
+            (need.waiting - (150.0 + 150.0 * 10.0) / 50.0).abs() < 1e-9,
+            "{need:?}"
+        );
+        // Enough pods, nothing waits.
+        let need = burst.need(&spec, &flow, supply(20, 0), now).unwrap();
+        assert_eq!(need.waiting, 0.0);
+        assert!(need.pressure() <= need.pods());
+    }
+
+    #[test]
+    fn an_app_that_is_scaled_on_requests_needs_no_service_time_for_arrivals() {
+        let annotations = [
+            ("autoscaling.knative.dev/metric", "rps"),
+            ("autoscaling.knative.dev/target", "50"),
+        ];
+        let spec = spec(&annotations, 0);
+        let flow = Flow {
+            requests: 350.0,
+            concurrency: 400.0,
+            ..Flow::default()
+        };
+        let need = learned(&spec)
+            .need(&spec, &flow, supply(1, 0), at(30_000))
+            .unwrap();
+        assert!((need.arrivals - 10.0).abs() < 1e-9, "{need:?}");
+    }
+
+    proptest! {
+        /// Whatever is seen, a need is a number and not negative.
+        #[test]
+        fn a_need_is_finite(
+            values in prop::array::uniform6(0.0f64..1e6),
+            pods in prop::collection::vec((0u32..2000, 0u32..2000), 1..40),
+            step in 0i64..20_000,
+        ) {
+            let spec = spec(&[], 10);
+            let [requests, concurrency, request_growth, concurrency_growth, chance, stable_requests] = values;
+            let flow = Flow {
+                requests,
+                chance,
+                concurrency,
+                request_growth: request_growth - 5e5,
+                concurrency_growth: concurrency_growth - 5e5,
+                stable_requests,
+            };
+            let mut burst = learned(&spec);
+            for (index, (ready, starting)) in pods.into_iter().enumerate() {
+                let now = at(30_000 + step * index as i64);
+                let pods = supply(ready, starting);
+                burst.observe(pods, now);
+                burst.learn(&spec, &flow, pods, now);
+                prop_assert!(burst.starts.batches.len() <= MAX_BATCHES);
+                let need = burst.need(&spec, &flow, pods, now).unwrap();
+                for value in [need.arrivals, need.certain, need.waiting, need.calm_limit] {
+                    prop_assert!(value.is_finite() && value >= 0.0, "{:?}", need);
+                }
+            }
+        }
+    }
 }

@@ -109,10 +109,8 @@ impl Decider {
         let stable_wish = limits.wish(stable_need);
         let panic_wish = limits.wish(panic_need);
 
-        // Pods that are coming keep a panic from being extended, but not one from beginning.
-        let judged_by = if self.is_panicking() { counted } else { ready };
         let pressure = learned.map_or(panic_need, |need| need.pressure());
-        self.update_panic(spec, pressure / judged_by >= spec.panic_threshold, now);
+        self.update_panic(spec, pressure / counted >= spec.panic_threshold, now);
         let mut desired_scale = stable_wish;
         if self.is_panicking() {
             // What waits is served soon, so pods for it are not held as those for arrivals are.
@@ -134,7 +132,9 @@ impl Decider {
     /// known better than to a tick.
     pub fn observe_supply(&mut self, spec: &DeciderSpec, supply: impl Into<Supply>, now: UnixTime) {
         if spec.extensions.learn_start_time {
-            self.burst.get_or_insert_default().observe(supply.into(), now);
+            self.burst
+                .get_or_insert_default()
+                .observe(supply.into(), now);
         }
     }
 
@@ -167,7 +167,10 @@ impl Decider {
         now: UnixTime,
     ) -> Option<Need> {
         self.observe_supply(spec, supply, now);
-        let burst = self.burst.as_mut().filter(|_| spec.extensions.learn_start_time)?;
+        let burst = self
+            .burst
+            .as_mut()
+            .filter(|_| spec.extensions.learn_start_time)?;
         let flow = observed.flow?;
         burst.learn(spec, &flow, supply, now);
         burst.need(spec, &flow, supply, now)

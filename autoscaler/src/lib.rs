@@ -17,6 +17,7 @@ pub mod burst;
 pub mod collection;
 pub mod decider;
 pub mod delay_window;
+pub mod handover;
 pub mod plan;
 pub mod pod_autoscaler;
 pub mod pods;

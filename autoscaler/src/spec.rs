@@ -229,7 +229,8 @@ impl<'a> Source<'a> {
         let learn_start_time = self.switched_on(names::LEARN_START_TIME_ANNOTATION);
         Extensions {
             learn_start_time,
-            slots_per_pod: (self.container_concurrency > 0).then_some(self.container_concurrency as f64),
+            slots_per_pod: (self.container_concurrency > 0)
+                .then_some(self.container_concurrency as f64),
             scale_buffer: scale_buffer(self.annotations).ok().flatten().unwrap_or(0),
             second_target_value: second_target(self.annotations)
                 .ok()

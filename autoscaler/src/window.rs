@@ -122,16 +122,20 @@ impl<const N: usize> Buckets<N> {
         }
     }
 
-    /// The newest buckets, newest first, at most `count` and none from before the first write;
-    /// `None` when the newest is two buckets old or more.
-    pub fn newest(&self, now: UnixTime, count: usize) -> Option<SmallVec<[[f64; N]; 8]>> {
-        let (first, last) = (self.first?, self.last?);
-        if self.index(now) - last > 1 {
-            return None;
-        }
-        let oldest = first.max(last - count.min(self.slots.len()) as i64 + 1);
-        let buckets = (oldest..=last).rev();
-        Some(buckets.map(|index| self.slots[self.position(index)]).collect())
+    /// The index of the oldest and of the newest bucket that something was written to.
+    pub fn written(&self) -> Option<(i64, i64)> {
+        Some((self.first?, self.last?))
+    }
+
+    /// The buckets from index `last`, the newest, back; at most `count`, and none from before the
+    /// first write.
+    pub fn newest(&self, last: i64, count: usize) -> SmallVec<[[f64; N]; 8]> {
+        let first = self.first.unwrap_or(last);
+        let count = count.min(self.slots.len()) as i64;
+        let buckets = (first.max(last - count + 1)..=last).rev();
+        buckets
+            .map(|index| self.slots[self.position(index)])
+            .collect()
     }
 
     /// Changes the window; `now` decides whether what was written still counts. Kept data is

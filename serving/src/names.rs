@@ -16,6 +16,10 @@ pub const LOAD_HEADER: &str = "pilotlight-load";
 /// On an error that a proxy of ours made itself: why, in a few words.
 pub const REASON_HEADER: &str = "pilotlight-reason";
 
+/// On a request from one autoscaler of ours to another: the body holds windows that a leader hands
+/// over, in the version that is named.
+pub const HANDOVER_HEADER: &str = "pilotlight-handover";
+
 /// What every annotation of ours begins with.
 pub const ANNOTATION_PREFIX: &str = "pilotlight.dev/";
 

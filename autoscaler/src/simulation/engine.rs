@@ -281,7 +281,8 @@ impl Engine {
             changed = true;
         }
         if changed {
-            self.control.observe_supply(self.supply(), time(self.now_ms));
+            self.control
+                .observe_supply(self.supply(), time(self.now_ms));
         }
         if self.now_ms > 0 && self.now_ms.is_multiple_of(1000) {
             self.report();
@@ -464,7 +465,8 @@ impl Engine {
             }
         }
         self.summary.peak_pods = self.summary.peak_pods.max(self.pods());
-        self.control.observe_supply(self.supply(), time(self.now_ms));
+        self.control
+            .observe_supply(self.supply(), time(self.now_ms));
     }
 
     fn push_row(&mut self, observed: Option<Observation>) {
