@@ -110,7 +110,11 @@ impl Decider {
         let panic_wish = limits.wish(panic_need);
 
         let pressure = learned.map_or(panic_need, |need| need.pressure());
-        self.update_panic(spec, pressure / counted >= spec.panic_threshold, now);
+        self.update_panic(
+            spec,
+            pressure / spec.burdened(supply) >= spec.panic_threshold,
+            now,
+        );
         let mut desired_scale = stable_wish;
         if self.is_panicking() {
             // What waits is served soon, so pods for it are not held as those for arrivals are.
@@ -155,7 +159,7 @@ impl Decider {
         spec.extensions.learn_start_time
             && need().is_some_and(|need| {
                 need.pressure() > f64::from(desired_scale)
-                    && need.pressure() / spec.counted(supply) >= spec.panic_threshold
+                    && need.pressure() / spec.burdened(supply) >= spec.panic_threshold
             })
     }
 
@@ -264,7 +268,12 @@ impl From<u32> for Supply {
 // === impl DeciderSpec ===
 
 impl DeciderSpec {
-    /// The pods that growth and panic are relative to.
+    /// The pods that panic is judged by: spare ones must not hide a burst.
+    fn burdened(&self, supply: Supply) -> f64 {
+        (self.counted(supply) - f64::from(self.extensions.scale_buffer)).max(1.0)
+    }
+
+    /// The pods that growth is relative to.
     fn counted(&self, supply: Supply) -> f64 {
         let starting = if self.extensions.count_starting_pods {
             supply.starting

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
@@ -197,7 +197,16 @@ async fn respond(
 
 /// Receives one message of another replica, whole or not at all.
 async fn take_over(body: Incoming, handovers: &mpsc::Sender<Bytes>) -> Response<Full<Bytes>> {
-    let body = Limited::new(body, handover::MAX_MESSAGE_BYTES).collect();
+    let limit = handover::MAX_MESSAGE_BYTES;
+    let too_long = || {
+        let text = format!("longer than {limit} bytes\n");
+        plain(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    // What says that it is too long need not be waited for.
+    if body.size_hint().lower() > limit as u64 {
+        return too_long();
+    }
+    let body = Limited::new(body, limit).collect();
     match tokio::time::timeout(HANDOVER_LIMIT, body).await {
         Ok(Ok(body)) => match handovers.try_send(body.to_bytes()) {
             Ok(()) => plain(StatusCode::NO_CONTENT, String::new()),
@@ -206,10 +215,7 @@ async fn take_over(body: Incoming, handovers: &mpsc::Sender<Bytes>) -> Response<
                 "too many at once\n".to_owned(),
             ),
         },
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let text = format!("longer than {} bytes\n", handover::MAX_MESSAGE_BYTES);
-            plain(StatusCode::PAYLOAD_TOO_LARGE, text)
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_long(),
         Ok(Err(_)) => plain(StatusCode::BAD_REQUEST, "the body broke off\n".to_owned()),
         Err(_elapsed) => plain(StatusCode::REQUEST_TIMEOUT, "too slow\n".to_owned()),
     }

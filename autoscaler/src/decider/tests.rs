@@ -133,6 +133,7 @@ fn a_burst_is_answered_by_what_was_learned_only_when_asked_to() {
     let burst = Flow {
         requests: 200.0,
         concurrency: 160.0,
+        concurrency_growth: 150.0,
         stable_requests: 25.0,
         ..calm
     };
