@@ -14,6 +14,7 @@ mod election;
 mod elector;
 mod events;
 pub mod flags;
+mod handover;
 mod index;
 pub mod objects;
 mod rate_limit;
@@ -45,6 +46,7 @@ use self::config_maps::Configuration;
 use self::elector::{Buckets, Elector};
 use self::events::Recorder;
 use self::flags::Flags;
+use self::handover::Successors;
 use self::rate_limit::RateLimitLayer;
 use self::watches::Watches;
 use crate::driver::{Autoscaler, Options, World};
@@ -268,6 +270,8 @@ pub async fn run(
     };
     let (autoscaler, handle) = Autoscaler::new(options, world, &mut registry);
 
+    // The parts go on until what they know has been handed over.
+    let stop = CancellationToken::new();
     // What serves, and ends by itself after the shutdown.
     let mut parts = JoinSet::new();
     // What only follows the API server, and is cut off.
@@ -278,7 +282,7 @@ pub async fn run(
         caches: caches.clone(),
         events: Recorder::new(client.clone()),
     };
-    parts.spawn_local(autoscaler.run(shutdown.clone()));
+    parts.spawn_local(autoscaler.run(stop.clone()));
     followers.spawn_local(apply::run(writer, actions, updates.clone()));
 
     // Nothing is this replica's before it is elected, and nothing is decided before it is known.
@@ -314,10 +318,16 @@ pub async fn run(
         followers.spawn_local(admin::serve(metrics, Some(Arc::new(registry))));
     }
 
+    let successors = config.stateful_set.is_none().then(|| Successors {
+        client: client.clone(),
+        namespace: config.system_namespace.clone(),
+        own_ip: config.pod_ip.clone(),
+        port: stat_port,
+    });
     let assignments = Assignments::new(set);
     let (frames, frames_receiver) = mpsc::channel(stat_server::FRAMES_CAPACITY);
     let forwarder = StatForwarder::new(assignments.clone(), handle.frames());
-    parts.spawn_local(forwarder.run(frames_receiver, shutdown.clone()));
+    parts.spawn_local(forwarder.run(frames_receiver, stop.clone()));
     match &config.stateful_set {
         Some(set) => {
             for (at, name) in assignments.names().iter().enumerate() {
@@ -351,20 +361,28 @@ pub async fn run(
                 buckets,
                 updates,
             };
-            parts.spawn_local(elector.run(shutdown.clone()));
+            parts.spawn_local(elector.run(stop.clone()));
         }
     }
     let server = stat_server::Options {
         frames,
+        // An ordinal is always the same replica's: nobody takes over from it.
+        handovers: successors.as_ref().map(|_| handle.handovers()),
         bucket_owner: Some(Arc::new(move |bucket: &str| assignments.is_local(bucket))),
     };
-    parts.spawn_local(stat_server::serve(stats, server, shutdown.clone()));
+    parts.spawn_local(stat_server::serve(stats, server, stop.clone()));
 
     // A part that ends by itself takes the others with it.
     tokio::select! {
         Some(_) = parts.join_next() => shutdown.cancel(),
-        () = shutdown.cancelled() => {}
+        () = shutdown.cancelled() => {
+            // While the Leases are still held: whoever takes one then knows what this replica did.
+            if let Some(successors) = successors {
+                successors.hand_over(&handle).await;
+            }
+        }
     }
+    stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN_LIMIT, async {
         while parts.join_next().await.is_some() {}
     });

@@ -33,6 +33,12 @@ pub const HELD_HEADER: &str = "pilotlight-held";
 
 /// Annotation on a revision template: how long a request may wait in the activator (Go's syntax).
 pub const MAX_WAIT_ANNOTATION: &str = "pilotlight.dev/max-wait";
+/// On a request from one autoscaler of ours to another: the body holds windows that a leader hands
+/// over, in the version that is named.
+pub const HANDOVER_HEADER: &str = "pilotlight-handover";
+
+/// What every annotation of ours begins with.
+pub const ANNOTATION_PREFIX: &str = "pilotlight.dev/";
 
 /// Annotation on a Service or its revision template: the command line that stands for an image when
 /// the manifest runs on one machine.
@@ -47,3 +53,15 @@ pub const SECOND_TARGET_ANNOTATION: &str = "pilotlight.dev/second-target";
 
 /// Annotation on a revision template: whether pods that are starting count as coming capacity.
 pub const COUNT_STARTING_PODS_ANNOTATION: &str = "pilotlight.dev/count-starting-pods";
+
+/// Annotation on a revision template: whether the autoscaler learns how long pods take to start, and
+/// answers a burst by that. Includes [`COUNT_STARTING_PODS_ANNOTATION`].
+pub const LEARN_START_TIME_ANNOTATION: &str = "pilotlight.dev/learn-start-time";
+
+/// The annotations of a revision template that change how it is scaled.
+pub const SCALING_ANNOTATIONS: [&str; 4] = [
+    SCALE_BUFFER_ANNOTATION,
+    SECOND_TARGET_ANNOTATION,
+    COUNT_STARTING_PODS_ANNOTATION,
+    LEARN_START_TIME_ANNOTATION,
+];
