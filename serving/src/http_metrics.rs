@@ -99,3 +99,22 @@ pub fn version_name(version: Version) -> &'static str {
         _ => "1.1",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_split_as_in_go() {
+        for (host, expected) in [
+            ("a", ("a", "")),
+            ("a:1", ("a", "1")),
+            ("[::1]:80", ("::1", "80")),
+            ("[::1]", ("::1", "")),
+            ("::1", ("::1", "")),
+            ("", ("", "")),
+        ] {
+            assert_eq!(split_host(host), expected, "{host}");
+        }
+    }
+}
