@@ -79,8 +79,6 @@ pub struct Body<G: Guard = ()> {
     busy: Option<Busy>,
     /// Something was handed out, the head at first, that the connection has not had time to write.
     is_fresh: bool,
-    /// An error that waits for that.
-    held_back: Option<Box<BodyError>>,
 }
 
 #[derive(Default)]
@@ -92,6 +90,8 @@ enum Source {
     Incoming(Incoming),
     /// Bytes that were taken and put back, and what follows them.
     Again(Box<(Bytes, Source)>),
+    /// An error that has not been handed out, or has: there is no end after it.
+    Broken(Box<Option<BodyError>>),
 }
 
 /// Why a body was aborted.
@@ -144,7 +144,6 @@ impl<G: Guard> Body<G> {
             guard,
             busy: None,
             is_fresh: true,
-            held_back: None,
         }
     }
 
@@ -181,7 +180,6 @@ impl<G: Guard> Body<G> {
             guard: Some(wrap(self.guard.take())),
             busy: self.busy.take(),
             is_fresh: self.is_fresh,
-            held_back: self.held_back.take(),
         }
     }
 
@@ -201,13 +199,10 @@ impl<G: Guard> Body<G> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(error) = self.held_back.take() {
-            return Poll::Ready(Some(Err(*error)));
-        }
         match self.source.poll_frame(cx) {
             Poll::Ready(Some(Err(error))) if self.is_fresh => {
                 self.is_fresh = false;
-                self.held_back = Some(Box::new(error));
+                self.source = Source::Broken(Box::new(Some(error)));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -298,6 +293,7 @@ impl<G: Guard> fmt::Debug for Body<G> {
             Source::Upstream(_) => "upstream",
             Source::Incoming(_) => "incoming",
             Source::Again(_) => "again",
+            Source::Broken(_) => "broken",
         };
         f.debug_struct("Body")
             .field("source", &source)
@@ -334,6 +330,7 @@ impl Source {
                 *self = rest;
                 Some(Ok(Frame::data(bytes)))
             }
+            Source::Broken(error) => error.take().map(Err),
             Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)?).map(Ok),
             Source::Incoming(body) => {
                 ready!(http_body::Body::poll_frame(Pin::new(body), cx)?).map(Ok)
@@ -344,7 +341,7 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) | Self::Again(_) => false,
+            Self::Full(_) | Self::Again(_) | Self::Broken(_) => false,
             Self::Upstream(body) => body.is_end_stream(),
             Self::Incoming(body) => http_body::Body::is_end_stream(body),
         }
@@ -356,6 +353,7 @@ impl Source {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Upstream(body) => body.size_hint(),
             Self::Incoming(body) => http_body::Body::size_hint(body),
+            Self::Broken(_) => SizeHint::default(),
             Self::Again(again) => match again.1.size_hint().exact() {
                 Some(rest) => SizeHint::with_exact(rest + again.0.len() as u64),
                 None => SizeHint::default(),

@@ -89,11 +89,8 @@ enum Source {
     /// All of it has been read; empty at its end.
     Whole(Bytes),
     Http1(Box<Download>),
-    Http2 {
-        incoming: Incoming,
-        /// Counts the stream.
-        _stream: http2::Stream,
-    },
+    /// With the count of its stream.
+    Http2(Box<(Incoming, http2::Stream)>),
     /// None, after a protocol switch: the connection and what was read of what comes next.
     Switched(Box<(Stream, Bytes)>),
 }
@@ -222,10 +219,7 @@ impl UpstreamBody {
     }
 
     fn http2(incoming: Incoming, stream: http2::Stream) -> Self {
-        Self(Source::Http2 {
-            incoming,
-            _stream: stream,
-        })
+        Self(Source::Http2(Box::new((incoming, stream))))
     }
 
     fn switched(stream: Option<Stream>, rest: Bytes) -> Self {
@@ -257,7 +251,7 @@ impl UpstreamBody {
             Source::Http1(body) => body
                 .poll_frame(cx)
                 .map_err(|broken| Reason::from(broken).into()),
-            Source::Http2 { incoming, .. } => http_body::Body::poll_frame(Pin::new(incoming), cx)
+            Source::Http2(body) => http_body::Body::poll_frame(Pin::new(&mut body.0), cx)
                 .map_err(|error| Reason::from(error).into()),
         }
     }
@@ -268,7 +262,7 @@ impl UpstreamBody {
             Source::Switched(_) => true,
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Http1(body) => body.is_end_stream(),
-            Source::Http2 { incoming, .. } => http_body::Body::is_end_stream(incoming),
+            Source::Http2(body) => http_body::Body::is_end_stream(&body.0),
         }
     }
 
@@ -278,7 +272,7 @@ impl UpstreamBody {
             Source::Switched(_) => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Http1(body) => body.size_hint(),
-            Source::Http2 { incoming, .. } => http_body::Body::size_hint(incoming),
+            Source::Http2(body) => http_body::Body::size_hint(&body.0),
         }
     }
 }

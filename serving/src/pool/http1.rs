@@ -120,11 +120,6 @@ async fn exchange(
     connection: &Connection,
     upload: &mut Upload,
 ) -> Result<Answer, Broken> {
-    let limits = HeadLimits {
-        bytes: upstream.options.max_header_bytes,
-        lines: upstream.options.max_headers,
-        is_head: upload.is_head(),
-    };
     let mut reader = HeadReader::default();
     let mut sent = false;
     let mut unwritable = None;
@@ -139,6 +134,11 @@ async fn exchange(
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
             }
         }
+        let limits = HeadLimits {
+            bytes: upstream.options.max_header_bytes,
+            lines: upstream.options.max_headers,
+            is_head: upload.is_head(),
+        };
         match reader.poll(cx, stream, limits) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok((head, rest))) => Poll::Ready(Ok(Answer { head, rest, sent })),

@@ -22,7 +22,7 @@ pub(super) enum Framing {
     /// So many bytes are left to be sent.
     Length(u64),
     /// In chunks; of its trailers those that `Trailer` announced.
-    Chunked(Vec<HeaderName>),
+    Chunked(Box<[HeaderName]>),
 }
 
 /// A response's head, understood.

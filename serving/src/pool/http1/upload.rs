@@ -33,7 +33,7 @@ pub(super) struct Upload {
     /// Whole until its first byte has been written, then what is left of it.
     request: Option<Box<Request<Body>>>,
     /// The one frame that was taken from the body before the first byte was written.
-    taken: Option<Bytes>,
+    taken: Option<Box<Bytes>>,
     has_begun: bool,
     may_repeat: bool,
     is_head: bool,
@@ -81,7 +81,7 @@ impl Upload {
         }
         let mut request = self.request?;
         if let Some(taken) = self.taken {
-            request.body_mut().put_back(taken);
+            request.body_mut().put_back(*taken);
         }
         Some(request)
     }
@@ -146,7 +146,7 @@ impl Upload {
             return Ok(());
         }
         if !self.has_begun {
-            self.taken = Some(data.clone());
+            self.taken = Some(Box::new(data.clone()));
         }
         let length = data.len() as u64;
         let mut is_last = false;
