@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::tls::{self, PolicySettings};
 
 use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
 
@@ -14,6 +15,9 @@ use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
 pub const HTTP_PORT: u16 = 8012;
 /// The same handler once more.
 pub const HTTP2_PORT: u16 = 8013;
+
+/// The same handler behind TLS.
+pub const HTTPS_PORT: u16 = 8112;
 
 /// Upstream's default for `METRICS_PROMETHEUS_PORT`.
 const METRICS_PORT: u16 = 9090;
@@ -34,7 +38,29 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
+    pub ingress: Option<IngressSettings>,
+    /// `ACTIVATOR_TLS_*`: what the TLS port negotiates.
+    pub tls: PolicySettings,
 }
+
+/// How the activator is the cluster's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressSettings {
+    /// The class whose Ingresses are served.
+    pub class: String,
+    /// `PILOTLIGHT_INGRESS_PUBLIC_SERVICE`: the Service of the entry for the world.
+    pub public_service: String,
+    /// `PILOTLIGHT_INGRESS_PRIVATE_SERVICE`: the Service of the entry for the cluster.
+    pub private_service: String,
+}
+
+/// The entry for the world, HTTP/1 and h2c.
+pub const INGRESS_HTTP_PORT: u16 = 8080;
+/// The same with TLS.
+pub const INGRESS_HTTPS_PORT: u16 = 8443;
+/// The entry for the cluster.
+pub const INGRESS_LOCAL_PORT: u16 = 8081;
 
 // === impl Config ===
 
@@ -80,6 +106,21 @@ impl Config {
             "MaxQueued",
             options.limits.max_queued,
         );
+        options.limits.max_queued_bytes_per_revision = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES_PER_REVISION",
+            "MaxQueuedBytesPerRevision",
+            options.limits.max_queued_bytes_per_revision,
+        );
+        options.limits.max_queued_bytes = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES",
+            "MaxQueuedBytes",
+            options.limits.max_queued_bytes,
+        );
+        let max_wait = duration(&mut reader, "PILOTLIGHT_MAX_WAIT", Duration::ZERO);
+        options.limits.max_wait = (!max_wait.is_zero()).then_some(max_wait);
+        options.held_header = reader.boolean("PILOTLIGHT_HELD_HEADER", "HeldHeader");
         let config = Self {
             options,
             system_namespace,
@@ -91,6 +132,8 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            ingress: ingress(&mut reader),
+            tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
         };
         reader.finish(config)
     }
@@ -111,6 +154,21 @@ fn cluster_domain(resolv_conf: Option<&str>, variable: &str) -> String {
         .find_map(|domain| domain.strip_prefix("svc."))
         .map_or(DEFAULT_DOMAIN, |domain| domain.trim_end_matches('.'))
         .to_owned()
+}
+
+fn ingress(reader: &mut Reader<'_>) -> Option<IngressSettings> {
+    let class = reader.string("PILOTLIGHT_INGRESS_CLASS");
+    let mut service = |variable, default| name(reader, variable, default);
+    let public_service = service("PILOTLIGHT_INGRESS_PUBLIC_SERVICE", "activator-ingress");
+    let private_service = service(
+        "PILOTLIGHT_INGRESS_PRIVATE_SERVICE",
+        "activator-ingress-internal",
+    );
+    (!class.is_empty()).then_some(IngressSettings {
+        class,
+        public_service,
+        private_service,
+    })
 }
 
 fn name(reader: &mut Reader<'_>, variable: &'static str, default: &str) -> String {

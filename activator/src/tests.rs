@@ -1,10 +1,12 @@
 //! The whole activator over real sockets: small pods that answer probes as a queue-proxy does, an
 //! activator in front of them, clients and an autoscaler around it.
 
+mod ingress;
 mod pods;
 mod request_path;
 mod routing;
 mod stats;
+mod tls;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -219,4 +221,21 @@ fn background<T: 'static>(
         output
     });
     (task, done)
+}
+
+/// A request body fed by a channel.
+struct ChannelBody(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
 }

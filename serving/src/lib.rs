@@ -31,6 +31,7 @@ pub mod server;
 pub mod sidecar_environment;
 pub mod stat;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 pub mod trace_context;
 pub mod upgrade;

@@ -11,6 +11,7 @@ use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdo
 use serving::{header, names};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 /// One pod. Requests to `/held` wait for [`Pod::release`].
 pub(super) struct Pod {
@@ -37,6 +38,7 @@ pub(super) struct Seen {
     pub(super) headers: HeaderMap,
     pub(super) version: Version,
     pub(super) uri: http::Uri,
+    pub(super) tls: bool,
 }
 
 struct Running<'a>(&'a State);
@@ -50,7 +52,18 @@ impl Pod {
     }
 
     pub(super) fn on(socket: TcpListener) -> Self {
+        Self::with_listeners(socket, None)
+    }
+
+    /// Listens at `plain` and, with TLS, at `secure`.
+    pub(super) fn secured(plain: TcpListener, secure: TcpListener, tls: TlsAcceptor) -> Self {
+        Self::with_listeners(plain, Some(Listener::tls(secure, tls)))
+    }
+
+    fn with_listeners(socket: TcpListener, secure: Option<Listener>) -> Self {
         let address = socket.local_addr().unwrap();
+        let mut listeners = vec![Listener::plain(socket)];
+        listeners.extend(secure);
         let state = Rc::new(State {
             ready: Cell::new(true),
             full: Cell::new(false),
@@ -63,7 +76,7 @@ impl Pod {
         });
         let shutdown = Shutdown::new();
         tokio::task::spawn_local(server::serve(
-            vec![Listener::plain(socket)],
+            listeners,
             Rc::new(PodHandler(Rc::clone(&state))),
             ServerOptions::default(),
             shutdown.clone(),
@@ -106,9 +119,10 @@ struct PodHandler(Rc<State>);
 impl Handler for PodHandler {
     type Guard = ();
 
-    async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         let state = &self.0;
         if !header::probe_value(request.headers()).is_empty() {
+            assert!(!connection.is_tls(), "probes are in the clear");
             return state.probe(&request);
         }
         if state.full.get() {
@@ -128,6 +142,7 @@ impl Handler for PodHandler {
             headers: request.headers().clone(),
             version: request.version(),
             uri: request.uri().clone(),
+            tls: connection.is_tls(),
         });
         match request.uri().path() {
             "/held" => {

@@ -332,23 +332,6 @@ fn edge_case_48_idle_before_the_first_byte() {
     });
 }
 
-/// A request body fed by a channel.
-struct ChannelBody(mpsc::Receiver<Bytes>);
-
-impl http_body::Body for ChannelBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(cx)
-            .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
-    }
-}
-
 /// What a waiting request holds is mostly this future: hyper's buffers come on top.
 #[test]
 fn a_waiting_request_is_small() {
