@@ -30,6 +30,10 @@ bench-build:
 check-each:
     for crate in serving queue-proxy activator autoscaler local benches tests; do cargo check -p "$crate" --locked; done
 
+# A server-side dry run of every overlay, against an API server from KUBEBUILDER_ASSETS.
+manifests:
+    deploy/check
+
 # Licences, advisories, bans; needs cargo-deny.
 deny:
     cargo deny check

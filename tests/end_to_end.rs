@@ -14,5 +14,7 @@ mod manifests;
 mod protocols;
 #[path = "end_to_end/scaling.rs"]
 mod scaling;
+#[path = "end_to_end/simulate.rs"]
+mod simulate;
 #[path = "end_to_end/traffic.rs"]
 mod traffic;

@@ -12,13 +12,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
 use serving::forward::{self, Forwarded};
 use serving::header;
-use serving::pool::Upstream;
 use serving::server::{Connection, Handler};
 use serving::stat::StatBatch;
 use serving::telemetry::LineWriter;
@@ -29,16 +27,17 @@ use tokio::time::Instant;
 
 use crate::concurrency_reporter::{ConcurrencyReporter, RevisionReport};
 use crate::error::{self, Failure};
-use crate::exchange::{Counted, Exchange, Slot};
+use crate::exchange::{Counted, Exchange};
 use crate::http_metrics::Facts;
 use crate::metrics::Metrics;
 use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
-use crate::private_service::private_host;
 use crate::probe_handler;
+use crate::proxy::Proxied;
+use crate::queue_budget::QueueBudget;
 use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
-use crate::revision_throttler::{Acquire, QueueBudget, RevisionThrottler};
+use crate::revision_throttler::RevisionThrottler;
 use crate::stat_sink::StatSink;
 use crate::table::{Entry, Table};
 use crate::upstreams::Upstreams;
@@ -47,8 +46,7 @@ use crate::upstreams::Upstreams;
 pub type ActivatorBody = Body<Option<Exchange>>;
 
 static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
-static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
-static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
+static HELD: HeaderName = HeaderName::from_static(names::HELD_HEADER);
 
 /// See the module. Clones share.
 #[derive(Clone, Debug)]
@@ -81,9 +79,6 @@ pub(crate) enum Notice {
     /// A queue-proxy is full; it may be asked again after a pause.
     Full(Arc<RevisionThrottler>, Arc<PodTracker>),
 }
-
-/// Counts a request as queued while it is.
-struct Queued(Gauge);
 
 // === impl Activator ===
 
@@ -127,25 +122,24 @@ impl Activator {
         let facts = Facts::of(&request, connection.is_tls());
         let deadline = connection.deadline_at(&entry.timeouts(), arrived);
         let line = shared.request_log.line(&request, connection);
-        let counted = Counted::new(Rc::clone(shared), Arc::clone(&entry));
+        let mut exchange = Exchange {
+            slot: None,
+            counted: Counted::new(Rc::clone(shared), Arc::clone(&entry)),
+            arrived,
+            facts,
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            line,
+        };
         let mut prepared = Some(shared.prepare(request, connection));
         // Pinned here, or the deadline's future would hold it twice.
-        let work = pin!(shared.proxy(&entry, &mut prepared, connection));
+        let work = pin!(shared.proxy(&entry, &mut prepared, connection, facts));
         let result = match deadline.limit(work).await {
             Ok(result) => result,
             Err(expired) => Err(Failure::Expired(expired)),
         };
-        let exchange = |slot, status| Exchange {
-            slot,
-            counted,
-            arrived,
-            facts,
-            status,
-            line,
-        };
         match result {
-            Ok((Forwarded { response, upgrade }, slot)) => {
-                let exchange = exchange(Some(slot), response.status());
+            Ok(proxied) => {
+                let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
                 match upgrade {
                     Some(upgrade) => {
                         let until = Some(deadline.total());
@@ -157,10 +151,11 @@ impl Activator {
                 }
             }
             Err(failure) => {
-                shared.metrics.error(failure.reason());
-                tracing::debug!(revision = %entry.revision.id, reason = failure.reason(), "request failed");
+                let reason = failure.reason();
+                shared.metrics.error(reason);
+                tracing::info!(revision = %entry.revision.id, reason, "request failed");
                 let response = error::response(&failure, ());
-                let exchange = exchange(None, response.status());
+                exchange.status = response.status();
                 response.map(|body| body.map_guard(|_| Some(exchange)))
             }
         }
@@ -207,6 +202,11 @@ impl Activator {
             Some(sink) if !sink.is_connected() => Err("connection has not yet been established"),
             _ => Ok(()),
         }
+    }
+
+    #[cfg(feature = "otel")]
+    pub(crate) fn shared(&self) -> Rc<Shared> {
+        Rc::clone(&self.shared)
     }
 
     /// The upgraded connections, to be awaited when draining.
@@ -265,66 +265,27 @@ impl Shared {
         }
     }
 
-    /// Waits for a slot, sends the request there, and goes on to another destination when that is
-    /// safe: the queue-proxy did not start it, or nothing was written.
-    async fn proxy(
-        &self,
-        entry: &Arc<Entry>,
-        request: &mut Option<Request<Body>>,
-        connection: &Connection,
-    ) -> Result<(Forwarded, Slot), Failure> {
-        let throttler = &entry.throttler;
-        let mut acquire = throttler.acquire();
-        let mut redispatches = 0;
-        let mut connects = 0;
-        loop {
-            let unread = request.as_ref().is_some_and(is_unread);
-            let slot = wait(entry, acquire, unread.then_some(connection)).await?;
-            let tracker = slot.permit().tracker();
-            let upstream = self.upstreams.get(tracker.dest());
-            let mut sent = request.take().expect("kept, or the loop has ended");
-            self.address(entry, &mut sent, &upstream);
-            let spare = match entry.revision.container_concurrency {
-                // Without a limit a queue-proxy is never full.
-                0 => None,
-                _ => spare(&sent),
-            };
-            // Boxed: its size would be that of every request that waits, and of every connection
-            // that idles.
-            match Box::pin(forward::exchange(&upstream, sent)).await {
-                Ok(mut forwarded) => {
-                    let headers = forwarded.response.headers_mut();
-                    headers.remove(&LOAD);
-                    let not_started = headers.remove(&NOT_STARTED).is_some();
-                    if !not_started
-                        || forwarded.response.status() != StatusCode::SERVICE_UNAVAILABLE
-                    {
-                        return Ok((forwarded, slot));
-                    }
-                    self.note_full(throttler, tracker);
-                    if spare.is_none() || redispatches >= self.options.limits.max_redispatches {
-                        return Ok((forwarded, slot));
-                    }
-                    redispatches += 1;
-                    *request = spare;
-                }
-                Err(failed) => {
-                    if !failed.nothing_written() {
-                        return Err(Failure::Forward(failed));
-                    }
-                    self.note_refused(entry, tracker);
-                    let limit = self.options.limits.max_connect_retries;
-                    if connects >= limit || !throttler.has_other(tracker) {
-                        return Err(Failure::Forward(failed));
-                    }
-                    connects += 1;
-                    *request = failed.into_request();
-                }
+    /// The head of a response has come.
+    fn received(&self, proxied: Proxied, exchange: &mut Exchange) -> Forwarded {
+        let Proxied {
+            mut forwarded,
+            slot,
+            held,
+        } = proxied;
+        exchange.slot = Some(slot);
+        exchange.status = forwarded.response.status();
+        if let Some(held) = held {
+            let entry = exchange.counted.entry();
+            let took = Instant::now().duration_since(exchange.arrived);
+            let metrics = &self.metrics.cold_start;
+            metrics.first_byte(&entry.cold_start, &entry.revision, took);
+            if self.options.held_header {
+                let seconds = format!("{:.6}", held.as_secs_f64());
+                let value = HeaderValue::try_from(seconds).expect("digits and a point");
+                forwarded.response.headers_mut().insert(&HELD, value);
             }
-            // In line before the slot is free, so that it keeps its turn.
-            acquire = throttler.acquire_again();
-            drop(slot);
         }
+        forwarded
     }
 
     /// What a queue-proxy expects of an activator, and the rewriting of any proxy.
@@ -341,102 +302,5 @@ impl Shared {
         headers.remove(&header::REVISION_NAME);
         headers.remove(&header::REVISION_NAMESPACE);
         forward::prepare_request(request, connection)
-    }
-
-    /// The Host is the destination's, or the private Service's where a mesh has to pass the request
-    /// on to the pod.
-    fn address(&self, entry: &Entry, request: &mut Request<Body>, upstream: &Upstream) {
-        let passthrough = self.options.probe.mesh_pod_addressability;
-        let private = passthrough
-            .then(|| private_host(&entry.revision.id))
-            .flatten();
-        if private.is_some() {
-            let passes = HeaderValue::from_static("true");
-            request
-                .headers_mut()
-                .insert(&header::PASSTHROUGH_LOAD_BALANCING, passes);
-        }
-        let host = private.unwrap_or_else(|| upstream.host().clone());
-        forward::set_host(request, host);
-    }
-
-    fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
-        tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
-        // When the driver has fallen behind it will hear it from the next request.
-        let id = entry.revision.id.clone();
-        let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
-    }
-
-    fn note_full(&self, throttler: &Arc<RevisionThrottler>, tracker: &Arc<PodTracker>) {
-        if !throttler.full(tracker) {
-            return;
-        }
-        let notice = Notice::Full(Arc::clone(throttler), Arc::clone(tracker));
-        if self.notices.try_send(notice).is_err() {
-            // Nobody would end the pause.
-            throttler.not_full(tracker);
-        }
-    }
-}
-
-/// Waits for a slot, counted as queued meanwhile. `watched` is the connection of a client whose
-/// leaving nobody else would notice.
-async fn wait(
-    entry: &Arc<Entry>,
-    acquire: Acquire,
-    watched: Option<&Connection>,
-) -> Result<Slot, Failure> {
-    let permit = if acquire.is_waiting() {
-        let _queued = Queued::new(&entry.metrics.queued);
-        match watched {
-            Some(connection) => {
-                // Boxed: most requests have no use for it.
-                let hung_up = Box::pin(connection.hung_up());
-                tokio::select! {
-                    permit = acquire => permit,
-                    () = hung_up => return Err(Failure::ClientLeft),
-                }
-            }
-            None => acquire.await,
-        }
-    } else {
-        acquire.await
-    };
-    permit
-        .map(|permit| Slot::new(permit, entry))
-        .map_err(Failure::Refused)
-}
-
-/// Whether the body of an HTTP/1 request is still in the socket.
-fn is_unread(request: &Request<Body>) -> bool {
-    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
-}
-
-/// A copy of a request that can be sent once more, which takes a body that is empty.
-fn spare(request: &Request<Body>) -> Option<Request<Body>> {
-    if !http_body::Body::is_end_stream(request.body()) {
-        return None;
-    }
-    let mut copy = Request::new(Body::empty(()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
-}
-
-// === impl Queued ===
-
-impl Queued {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::tls::{self, PolicySettings};
 
 use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
 
@@ -15,8 +16,13 @@ pub const HTTP_PORT: u16 = 8012;
 /// The same handler once more.
 pub const HTTP2_PORT: u16 = 8013;
 
+/// The same handler behind TLS.
+pub const HTTPS_PORT: u16 = 8112;
+
 /// Upstream's default for `METRICS_PROMETHEUS_PORT`.
 const METRICS_PORT: u16 = 9090;
+/// Upstream's default for `PROFILING_PORT`.
+const PROFILING_PORT: u16 = 8008;
 const DEFAULT_DOMAIN: &str = "cluster.local";
 
 /// What the environment says.
@@ -34,7 +40,31 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// `PROFILING_PORT`: Go's profiles have no counterpart, but the port is part of the Service.
+    pub profiling_port: u16,
+    /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
+    pub ingress: Option<IngressSettings>,
+    /// `ACTIVATOR_TLS_*`: what the TLS port negotiates.
+    pub tls: PolicySettings,
 }
+
+/// How the activator is the cluster's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressSettings {
+    /// The class whose Ingresses are served.
+    pub class: String,
+    /// `PILOTLIGHT_INGRESS_PUBLIC_SERVICE`: the Service of the entry for the world.
+    pub public_service: String,
+    /// `PILOTLIGHT_INGRESS_PRIVATE_SERVICE`: the Service of the entry for the cluster.
+    pub private_service: String,
+}
+
+/// The entry for the world, HTTP/1 and h2c.
+pub const INGRESS_HTTP_PORT: u16 = 8080;
+/// The same with TLS.
+pub const INGRESS_HTTPS_PORT: u16 = 8443;
+/// The entry for the cluster.
+pub const INGRESS_LOCAL_PORT: u16 = 8081;
 
 // === impl Config ===
 
@@ -80,6 +110,21 @@ impl Config {
             "MaxQueued",
             options.limits.max_queued,
         );
+        options.limits.max_queued_bytes_per_revision = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES_PER_REVISION",
+            "MaxQueuedBytesPerRevision",
+            options.limits.max_queued_bytes_per_revision,
+        );
+        options.limits.max_queued_bytes = count(
+            &mut reader,
+            "PILOTLIGHT_MAX_QUEUED_BYTES",
+            "MaxQueuedBytes",
+            options.limits.max_queued_bytes,
+        );
+        let max_wait = duration(&mut reader, "PILOTLIGHT_MAX_WAIT", Duration::ZERO);
+        options.limits.max_wait = (!max_wait.is_zero()).then_some(max_wait);
+        options.held_header = reader.boolean("PILOTLIGHT_HELD_HEADER", "HeldHeader");
         let config = Self {
             options,
             system_namespace,
@@ -91,6 +136,14 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            profiling_port: port(
+                &mut reader,
+                "PROFILING_PORT",
+                "ProfilingPort",
+                PROFILING_PORT,
+            ),
+            ingress: ingress(&mut reader),
+            tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
         };
         reader.finish(config)
     }
@@ -111,6 +164,21 @@ fn cluster_domain(resolv_conf: Option<&str>, variable: &str) -> String {
         .find_map(|domain| domain.strip_prefix("svc."))
         .map_or(DEFAULT_DOMAIN, |domain| domain.trim_end_matches('.'))
         .to_owned()
+}
+
+fn ingress(reader: &mut Reader<'_>) -> Option<IngressSettings> {
+    let class = reader.string("PILOTLIGHT_INGRESS_CLASS");
+    let mut service = |variable, default| name(reader, variable, default);
+    let public_service = service("PILOTLIGHT_INGRESS_PUBLIC_SERVICE", "activator-ingress");
+    let private_service = service(
+        "PILOTLIGHT_INGRESS_PRIVATE_SERVICE",
+        "activator-ingress-internal",
+    );
+    (!class.is_empty()).then_some(IngressSettings {
+        class,
+        public_service,
+        private_service,
+    })
 }
 
 fn name(reader: &mut Reader<'_>, variable: &'static str, default: &str) -> String {
@@ -190,19 +258,17 @@ fn metrics_address(reader: &mut Reader<'_>) -> SocketAddr {
             everywhere
         }),
     };
-    let default = usize::from(METRICS_PORT);
-    let port = count(
-        reader,
-        "METRICS_PROMETHEUS_PORT",
-        "MetricsPrometheusPort",
-        default,
-    );
+    let (variable, field) = ("METRICS_PROMETHEUS_PORT", "MetricsPrometheusPort");
+    SocketAddr::new(ip, port(reader, variable, field, METRICS_PORT))
+}
+
+fn port(reader: &mut Reader<'_>, variable: &'static str, field: &'static str, default: u16) -> u16 {
+    let port = count(reader, variable, field, usize::from(default));
     let port = u16::try_from(port).ok().filter(|port| *port >= 1024);
-    let port = port.unwrap_or_else(|| {
-        reader.invalid("METRICS_PROMETHEUS_PORT", "must be between 1024 and 65535");
-        METRICS_PORT
-    });
-    SocketAddr::new(ip, port)
+    port.unwrap_or_else(|| {
+        reader.invalid(variable, "must be between 1024 and 65535");
+        default
+    })
 }
 
 #[cfg(test)]
@@ -235,6 +301,8 @@ mod tests {
         assert_eq!(config.config_logging, "config-logging");
         assert_eq!(config.kubernetes_min_version, (1, 34));
         assert_eq!(config.metrics_address.to_string(), "[::]:9090");
+        assert_eq!(config.profiling_port, 8008);
+        assert_eq!(config.ingress, None);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! One task owns it all, so what concerns one revision happens in order. The request path sees the
 //! results: the table of revisions and each throttler's destinations.
 
+mod peers;
+
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -14,8 +16,9 @@ use serving::RevisionId;
 use serving::stat::StatBatch;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use self::peers::Peers;
 use crate::activator::{Notice, Shared};
 use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
@@ -25,6 +28,7 @@ use crate::prober::{self, MAX_CONCURRENT_PROBES};
 use crate::revision_throttler::RevisionThrottler;
 use crate::stat_sink::StatConnection;
 use crate::table::Entry;
+use crate::trackers::Usable;
 use crate::world::{Backends, PublicEndpoints, Revision, UPDATES_CAPACITY, Update};
 
 /// Upstream's `reportInterval`.
@@ -52,6 +56,7 @@ struct World {
     /// Entries to put into the table at the end of the batch.
     changes: HashMap<RevisionId, Option<Arc<Entry>>>,
     probes: JoinSet<Done>,
+    peers: Peers,
     pauses: JoinSet<(Arc<RevisionThrottler>, Arc<PodTracker>)>,
     slots: Rc<Semaphore>,
 }
@@ -131,6 +136,9 @@ impl Driver {
                         self.world.probed(&done);
                     }
                 }
+                Some((address, ours)) = self.world.peers.next() => {
+                    self.world.peer_answered(address, ours);
+                }
                 Some(over) = self.world.pauses.join_next() => {
                     if let Ok((throttler, tracker)) = over {
                         throttler.not_full(&tracker);
@@ -167,6 +175,7 @@ impl World {
             revisions: HashMap::new(),
             changes: HashMap::new(),
             probes: JoinSet::new(),
+            peers: Peers::default(),
             pauses: JoinSet::new(),
             slots: Rc::new(Semaphore::new(MAX_CONCURRENT_PROBES)),
         }
@@ -199,16 +208,18 @@ impl World {
             }
             if old.revision.container_concurrency == revision.container_concurrency {
                 let mut http = Arc::clone(&old.http);
+                let mut cold_start = Arc::clone(&old.cold_start);
                 if relabelled(&old.revision, &revision) {
-                    self.shared.metrics.remove(&old.revision);
-                    self.shared.metrics.http.remove(&http);
+                    self.shared.metrics.forget(old);
                     http = Arc::default();
+                    cold_start = Arc::default();
                 }
                 live.entry = Arc::new(Entry {
                     throttler: Arc::clone(&old.throttler),
                     stats: Arc::clone(&old.stats),
                     metrics: self.shared.metrics.revision(&id),
                     http,
+                    cold_start,
                     revision,
                 });
                 let entry = Arc::clone(&live.entry);
@@ -235,6 +246,7 @@ impl World {
             stats: RevisionStats::new(id.clone()),
             metrics: shared.metrics.revision(&id),
             http: Arc::default(),
+            cold_start: Arc::default(),
             revision,
         });
         self.changes.insert(id.clone(), Some(Arc::clone(&entry)));
@@ -257,8 +269,7 @@ impl World {
         if let Some(live) = known.live.take() {
             live.probes.values().for_each(AbortHandle::abort);
             live.entry.throttler.delete();
-            self.shared.metrics.remove(&live.entry.revision);
-            self.shared.metrics.http.remove(&live.entry.http);
+            self.shared.metrics.forget(&live.entry);
             self.changes.insert(id.clone(), None);
         }
         self.forget_if_empty(id);
@@ -276,20 +287,25 @@ impl World {
         }
         self.list(&id);
         // Last, so that a destination which leaves is out of the choice before its pool closes.
+        let live = self.live(&id).map(|live| Arc::clone(&live.entry.http));
         for dest in old.difference(&new) {
             self.shared.upstreams.unlist(*dest);
+            if let Some(http) = &live {
+                self.shared.metrics.http.forget_pod(http, *dest);
+            }
         }
         self.forget_if_empty(&id);
     }
 
     fn public_endpoints(&mut self, id: RevisionId, public: PublicEndpoints) {
-        let known = self.revisions.entry(id).or_default();
+        let known = self.revisions.entry(id.clone()).or_default();
         if let Some(live) = &known.live {
             let own = &self.shared.options.pod_ip;
             let throttler = &live.entry.throttler;
             throttler.public_endpoints(&public.addresses, own);
         }
         known.public = Some(public);
+        self.meet_peers(&id);
     }
 
     fn forget_if_empty(&mut self, id: &RevisionId) {
@@ -348,10 +364,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Publish(usable) => {
-                    if let Some(live) = self.live(id) {
-                        tracing::debug!(revision = %id, ?usable, "destinations changed");
-                        live.entry.throttler.update(&usable);
-                    }
+                    self.publish(id, &usable);
                 }
                 Effect::Probe(probe) => self.probe(id, probe),
                 Effect::Cancel(target) => {
@@ -365,9 +378,22 @@ impl World {
         }
     }
 
+    fn publish(&mut self, id: &RevisionId, usable: &Usable) {
+        let metrics = self.shared.metrics.cold_start.clone();
+        let Some(live) = self.live(id) else {
+            return;
+        };
+        tracing::debug!(revision = %id, ?usable, "destinations changed");
+        let entry = &live.entry;
+        entry.throttler.update(usable);
+        if !usable.is_empty() {
+            metrics.pod_ready(&entry.cold_start, &entry.revision, Instant::now());
+        }
+    }
+
     fn probe(&mut self, id: &RevisionId, probe: Probe) {
         let (Target::Pod(dest) | Target::ClusterIp(dest)) = probe.target;
-        let upstream = self.shared.upstreams.get(dest);
+        let upstream = self.shared.upstreams.plain(dest);
         let addressable = self.shared.options.probe.mesh_pod_addressability;
         let passthrough = addressable.then(|| private_host(id)).flatten();
         let made = prober::make(upstream, probe, passthrough, Rc::clone(&self.slots));

@@ -42,6 +42,9 @@ impl Failure {
         match self {
             Self::Refused(Refused::RevisionQueueFull) => "revision queue full",
             Self::Refused(Refused::QueuesFull) => "queues full",
+            Self::Refused(Refused::RevisionBytesFull) => "revision queue full of bytes",
+            Self::Refused(Refused::BytesFull) => "queues full of bytes",
+            Self::Refused(Refused::WaitedTooLong) => "waited too long",
             Self::Refused(Refused::RevisionDeleted) => "revision deleted",
             Self::Forward(error) if error.nothing_written() => "no connection",
             Self::Forward(error) => match error.fault() {

@@ -47,6 +47,10 @@ impl Counted {
         shared.request_in(&entry);
         Self { shared, entry }
     }
+
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
 }
 
 impl Drop for Counted {
@@ -56,6 +60,17 @@ impl Drop for Counted {
 }
 
 // === impl Exchange ===
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // The client left before there was a response: nobody saw this status, but upstream's log
+        // has it.
+        if let Some(line) = self.line.take() {
+            let took = Instant::now().duration_since(self.arrived);
+            line.write(&self.counted.entry.revision, self.status, 0, took);
+        }
+    }
+}
 
 impl Guard for Exchange {
     fn ended(&mut self, end: End) {

@@ -33,13 +33,18 @@
 pub mod activator;
 pub mod backends;
 pub mod capacity;
+pub mod cold_start;
 pub mod concurrency_reporter;
 pub mod config;
 pub mod driver;
 pub mod endpoints;
 pub mod error;
 pub mod exchange;
+#[cfg(feature = "otel")]
+pub mod export;
 pub mod http_metrics;
+pub mod ingress;
+pub mod internal_tls;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod metrics;
@@ -49,7 +54,10 @@ pub mod pod_tracker;
 pub mod private_service;
 pub mod probe_handler;
 mod prober;
+mod proxy;
+pub mod queue_budget;
 pub mod request_log;
+pub mod retry_budget;
 pub mod revision_lookup;
 pub mod revision_throttler;
 pub mod stat_sink;
@@ -97,9 +105,9 @@ pub fn new(
         table: table::Table::default(),
         reporter: concurrency_reporter::ConcurrencyReporter::new(),
         sink,
-        upstreams: upstreams::Upstreams::new(upstream_options),
+        upstreams: upstreams::Upstreams::new(upstream_options, options.internal_tls.clone()),
         metrics: metrics::Metrics::register(registry),
-        budget: revision_throttler::QueueBudget::new(options.limits),
+        budget: queue_budget::QueueBudget::new(options.limits),
         notices,
         tunnels: Tunnels::new(),
         draining: Cell::new(false),

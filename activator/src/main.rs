@@ -25,6 +25,19 @@ Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its 
 
   PILOTLIGHT_MAX_QUEUED_PER_REVISION  requests of one revision that may wait (default: 20000)
   PILOTLIGHT_MAX_QUEUED               requests of all revisions that may wait (default: 40000)
+  PILOTLIGHT_MAX_QUEUED_BYTES_PER_REVISION
+                                      bytes that they may hold (default: 134217728)
+  PILOTLIGHT_MAX_QUEUED_BYTES         bytes that all may hold (default: 268435456)
+  PILOTLIGHT_MAX_WAIT                 how long a request may wait, such as 30s (default: until the
+                                      revision's timeout)
+  PILOTLIGHT_INGRESS_CLASS            also serve Ingresses of this class, on 8080, 8443 and, for the
+                                      cluster, 8081 (default: none)
+  PILOTLIGHT_INGRESS_PUBLIC_SERVICE   the Service in front of 8080 and 8443
+                                      (default: activator-ingress)
+  PILOTLIGHT_INGRESS_PRIVATE_SERVICE  the Service in front of 8081
+                                      (default: activator-ingress-internal)
+  PILOTLIGHT_HELD_HEADER              whether responses to held requests say for how long
+                                      (default: false)
 
 SIGTERM or SIGINT drains and exits with 0; a second one exits at once with 1. A configuration that
 cannot be used exits with 1; wrong arguments exit with 2.
@@ -93,7 +106,9 @@ async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
         let log = install_log(&configuration.logging, &config.options.pod_name)?;
         // Request log lines go to standard output, wherever the log itself goes.
         let lines = LineWriter::stdout()?;
-        let run = process::run(config, configuration, client.clone(), lines.clone(), first);
+        let pushed = exports(&config, &configuration)?;
+        let outputs = (lines.clone(), pushed);
+        let run = process::run(config, configuration, client.clone(), outputs, first);
         let result = Box::pin(run).await;
         lines.flush();
         log.flush();
@@ -103,6 +118,27 @@ async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
         result = Box::pin(started) => result,
         () = second => std::process::exit(1),
     }
+}
+
+#[cfg(feature = "otel")]
+fn exports(
+    config: &Config,
+    configuration: &config_maps::Configuration,
+) -> Result<process::Exports, activator::export::ExportError> {
+    activator::export::Export::new(
+        &ProcessEnvironment,
+        &configuration.observability,
+        &config.system_namespace,
+        &config.options.pod_name,
+    )
+}
+
+#[cfg(not(feature = "otel"))]
+fn exports(
+    _: &Config,
+    _: &config_maps::Configuration,
+) -> Result<process::Exports, std::convert::Infallible> {
+    Ok(None)
 }
 
 async fn client(flags: Flags) -> Result<kube::Client, Box<dyn Error>> {

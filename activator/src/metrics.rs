@@ -12,8 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
 
+use crate::cold_start::ColdStartMetrics;
 use crate::http_metrics::HttpMetrics;
 use crate::stat_sink::{Broken, Observer};
+use crate::table::Entry;
 use crate::world::Revision;
 
 /// A gauge of floats.
@@ -52,6 +54,8 @@ pub struct Metrics {
     connection_errors: Counter,
     /// See [`HttpMetrics`].
     pub http: HttpMetrics,
+    /// See [`ColdStartMetrics`].
+    pub cold_start: ColdStartMetrics,
 }
 
 /// One revision's.
@@ -76,6 +80,7 @@ impl Metrics {
             reachable: Gauge::default(),
             connection_errors: Counter::default(),
             http: HttpMetrics::register(registry),
+            cold_start: ColdStartMetrics::register(registry),
         };
         registry.register(
             "kn_revision_request_concurrency",
@@ -129,11 +134,27 @@ impl Metrics {
     }
 
     /// Forgets a revision's series.
-    pub fn remove(&self, revision: &Revision) {
+    pub fn forget(&self, entry: &Entry) {
+        let revision = &entry.revision;
+        self.http.remove(&entry.http);
+        self.cold_start.remove(&entry.cold_start, revision);
         let labels = QueueLabels::of(&revision.id);
         self.queued.remove(&labels);
         self.active.remove(&labels);
         self.concurrency.remove(&RevisionLabels::of(revision));
+    }
+
+    /// A revision's reported concurrency, if it was ever reported.
+    #[cfg(feature = "otel")]
+    pub(crate) fn concurrency(&self, revision: &Revision) -> Option<f64> {
+        let gauge = self.concurrency.get(&RevisionLabels::of(revision))?;
+        Some(gauge.get())
+    }
+
+    /// Whether the autoscaler is connected, and how often it was lost.
+    #[cfg(feature = "otel")]
+    pub(crate) fn connection(&self) -> (i64, u64) {
+        (self.reachable.get(), self.connection_errors.get())
     }
 
     /// Counts an error response of our own.
@@ -156,7 +177,7 @@ impl QueueLabels {
 // === impl RevisionLabels ===
 
 impl RevisionLabels {
-    fn of(revision: &Revision) -> Self {
+    pub(crate) fn of(revision: &Revision) -> Self {
         Self {
             kn_service_name: revision.service.clone(),
             kn_configuration_name: revision.configuration.clone(),

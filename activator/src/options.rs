@@ -8,6 +8,8 @@ use std::time::Duration;
 use serving::RevisionId;
 pub use serving::config::network::MeshCompatibilityMode as MeshMode;
 
+use crate::internal_tls::InternalTls;
+
 /// Upstream's `PROBE_TIMEOUT`.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Upstream's `PROBE_FREQUENCY`.
@@ -17,6 +19,13 @@ pub const PROBE_FREQUENCY: Duration = Duration::from_millis(200);
 pub const MAX_QUEUED_PER_REVISION: usize = 20_000;
 /// Above twice this, more memory than upstream's deployment grants would be waiting.
 pub const MAX_QUEUED: usize = 40_000;
+/// What may wait for one revision: half of what may wait in all.
+pub const MAX_QUEUED_BYTES_PER_REVISION: usize = 128 << 20;
+/// Half of what upstream's deployment grants the process.
+pub const MAX_QUEUED_BYTES: usize = 256 << 20;
+/// Bodies up to this are kept until the queue-proxy has taken the request, so that it can be sent to
+/// another one. Larger ones stay with the client until a queue-proxy reads them.
+pub const MAX_REPLAYED_BODY: usize = 16 << 10;
 /// How often a request that a full queue-proxy did not start is sent to another pod.
 pub const MAX_REDISPATCHES: u32 = 8;
 /// How often a request is sent to another pod after a connection could not be made.
@@ -47,6 +56,15 @@ pub struct Limits {
     /// Requests of all revisions that wait for a slot; the last tenth is for revisions with short
     /// queues.
     pub max_queued: usize,
+    /// What the requests of one revision may hold while they wait: their heads, and as much of
+    /// their bodies as arrives before it is asked for.
+    pub max_queued_bytes_per_revision: usize,
+    /// The same for all revisions together; the last tenth is for revisions with short queues.
+    pub max_queued_bytes: usize,
+    /// How long a request may wait, if that is to be less than its revision's timeout.
+    pub max_wait: Option<Duration>,
+    /// See [`MAX_REPLAYED_BODY`]; 0 keeps none.
+    pub max_replayed_body: usize,
     /// See [`MAX_REDISPATCHES`].
     pub max_redispatches: u32,
     /// See [`MAX_CONNECT_RETRIES`].
@@ -75,6 +93,12 @@ pub struct Options {
     pub max_idle_connections_per_destination: usize,
     /// How long health fails before listeners close.
     pub drain: Duration,
+    /// Where other activators listen.
+    pub peer_port: u16,
+    /// Whether responses to requests that were held say for how long.
+    pub held_header: bool,
+    /// `system-internal-tls`: requests reach queue-proxies through TLS.
+    pub internal_tls: Option<InternalTls>,
 }
 
 /// What `snapshot` tells of one revision.
@@ -84,6 +108,8 @@ pub struct RevisionSnapshot {
     pub id: RevisionId,
     /// Requests that wait for a slot.
     pub queued: usize,
+    /// What they hold, in bytes.
+    pub queued_bytes: usize,
     /// Requests that are being proxied.
     pub in_flight: usize,
     /// Slots on this activator; [`crate::capacity::MAX_CAPACITY`] stands for no limit.
@@ -114,6 +140,10 @@ impl Default for Limits {
         Self {
             max_queued_per_revision: MAX_QUEUED_PER_REVISION,
             max_queued: MAX_QUEUED,
+            max_queued_bytes_per_revision: MAX_QUEUED_BYTES_PER_REVISION,
+            max_queued_bytes: MAX_QUEUED_BYTES,
+            max_wait: None,
+            max_replayed_body: MAX_REPLAYED_BODY,
             max_redispatches: MAX_REDISPATCHES,
             max_connect_retries: MAX_CONNECT_RETRIES,
         }
@@ -135,6 +165,9 @@ impl Options {
             max_idle_connections: 1000,
             max_idle_connections_per_destination: 100,
             drain: DRAIN,
+            peer_port: serving::networking::BACKEND_HTTP_PORT,
+            held_header: false,
+            internal_tls: None,
         }
     }
 }

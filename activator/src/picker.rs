@@ -8,8 +8,14 @@ pub trait Candidate {
     /// Whether one more request may be sent there now.
     fn has_free_slot(&self) -> bool;
 
-    /// Requests in flight there.
+    /// Requests in flight there; more than any other's while [`Candidate::is_ramping`].
     fn weight(&self) -> u32;
+
+    /// Whether the pod is new and has as much as it should get for now: it is taken only when no
+    /// other has a free slot.
+    fn is_ramping(&self) -> bool {
+        false
+    }
 }
 
 /// A policy, with its cursor where it has one.
@@ -59,9 +65,12 @@ impl Policy {
                     *next = 0;
                 }
                 let start = *next;
-                let chosen = (start..count)
-                    .chain(0..start)
-                    .find(|at| candidates[*at].has_free_slot())?;
+                let find = |fits: fn(&C) -> bool| {
+                    let mut all = (start..count).chain(0..start);
+                    all.find(|at| fits(&candidates[*at]))
+                };
+                let chosen = find(|it| it.has_free_slot() && !it.is_ramping())
+                    .or_else(|| find(C::has_free_slot))?;
                 *next = chosen + 1;
                 Some(chosen)
             }

@@ -17,10 +17,24 @@ pub struct PodTracker {
     /// `u32::MAX` = unlimited.
     capacity: u32,
     in_flight: AtomicU32,
+    /// Requests that were here and are over, up to [`RAMPED`].
+    served: AtomicU32,
+    /// Requests of others at the pod, as of its last answer.
+    others: AtomicU32,
+    /// Whether the pod says how busy it is, which only queue-proxies of ours do.
+    reports: AtomicBool,
     /// The queue-proxy said it is full although we see a free slot: others use the pod too.
     full: AtomicBool,
     cluster_ip: bool,
 }
+
+/// What a new pod gets at once.
+const RAMP_START: u32 = 16;
+/// After so many requests a pod is not new any more. Each that ends lets one more run beside
+/// [`RAMP_START`], so a pod that answers quickly is ramped quickly.
+const RAMPED: u32 = 256;
+/// Added to the weight of a pod that has enough for now.
+const RAMPING_WEIGHT: u32 = 1 << 30;
 
 // === impl PodTracker ===
 
@@ -45,6 +59,9 @@ impl PodTracker {
             text: dest.to_string().into(),
             capacity,
             in_flight: AtomicU32::new(0),
+            served: AtomicU32::new(0),
+            others: AtomicU32::new(0),
+            reports: AtomicBool::new(false),
             full: AtomicBool::new(false),
             cluster_ip,
         }
@@ -83,6 +100,24 @@ impl PodTracker {
     pub fn release(&self) {
         let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "a slot is given back once");
+        let served = self.served.load(Ordering::Relaxed);
+        if served < RAMPED {
+            self.served.store(served + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The pod said how many requests it has, all activators' together; true the first time.
+    pub(crate) fn reported(&self, executing: u32, waiting: u32) -> bool {
+        let all = executing.saturating_add(waiting);
+        let others = all.saturating_sub(self.in_flight());
+        self.others.store(others, Ordering::Relaxed);
+        !self.reports.swap(true, Ordering::Relaxed)
+    }
+
+    /// What the pod has to do, as far as is known here.
+    pub(crate) fn load(&self) -> u32 {
+        let others = self.others.load(Ordering::Relaxed);
+        self.in_flight().saturating_add(others)
     }
 
     /// Takes the pod out of the choice, or back in; true when that was a change.
@@ -97,6 +132,12 @@ impl Candidate for std::sync::Arc<PodTracker> {
     }
 
     fn weight(&self) -> u32 {
-        self.in_flight()
+        let ramping = if self.is_ramping() { RAMPING_WEIGHT } else { 0 };
+        self.in_flight().saturating_add(ramping)
+    }
+
+    fn is_ramping(&self) -> bool {
+        let served = self.served.load(Ordering::Relaxed);
+        served < RAMPED && !self.cluster_ip && self.in_flight() >= RAMP_START + served
     }
 }

@@ -6,7 +6,9 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as http_header,
 };
-use serving::{go, header};
+use serving::{go, header, names};
+
+static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
 
 /// Answers a probe; `None` for any other request. `health` is asked only by a kubelet.
 pub fn answer<B>(
@@ -24,7 +26,13 @@ pub fn answer<B>(
         b"" => None,
         value if value == header::PROBE_VALUE.as_bytes() => Some(network_probe(headers)),
         value if value == header::ACTIVATOR_NAME.as_bytes() => {
-            Some(Response::new(header::ACTIVATOR_NAME.to_owned()))
+            let mut answer = Response::new(header::ACTIVATOR_NAME.to_owned());
+            // Another activator of ours wants to know.
+            if headers.contains_key(&CAPABILITY) {
+                let capable = HeaderValue::from_static(names::CAPABLE);
+                answer.headers_mut().insert(&CAPABILITY, capable);
+            }
+            Some(answer)
         }
         value => {
             let value = go::escape_html(&String::from_utf8_lossy(value));

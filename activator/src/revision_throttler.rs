@@ -11,24 +11,20 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use serving::RevisionId;
 use slab::Slab;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
-use crate::options::{Limits, RevisionSnapshot};
+use crate::options::RevisionSnapshot;
 use crate::pod_tracker::PodTracker;
+use crate::queue_budget::Places;
+pub use crate::queue_budget::QueueBudget;
+use crate::retry_budget::RetryBudget;
 use crate::trackers::{Trackers, Usable};
-
-/// Waiting requests of all revisions, against one limit. Clones share.
-#[derive(Clone, Debug)]
-pub struct QueueBudget {
-    queued: Arc<AtomicUsize>,
-    limits: Limits,
-}
 
 /// Why a request got no destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +35,15 @@ pub enum Refused {
     /// All queues together are at their limit.
     #[error("pending request queue full")]
     QueuesFull,
+    /// What waits for this revision is at its limit in bytes.
+    #[error("pending request queue full")]
+    RevisionBytesFull,
+    /// What waits is at its limit in bytes, all queues together.
+    #[error("pending request queue full")]
+    BytesFull,
+    /// It waited as long as a request may.
+    #[error("pending request queue full")]
+    WaitedTooLong,
     /// The revision was deleted while the request waited.
     #[error("revision deleted")]
     RevisionDeleted,
@@ -66,6 +71,7 @@ pub struct Permit {
 pub struct Acquire {
     throttler: Arc<RevisionThrottler>,
     place: Place,
+    is_cold: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +91,10 @@ struct State {
     /// ticket and swept when they outnumber the rest.
     line: VecDeque<(usize, u64)>,
     next_ticket: u64,
-    queued: usize,
+    queued: Places,
+    /// Waiters that were given a slot and have not been polled since; see [`MAX_HANDED`].
+    handed: usize,
+    retries: RetryBudget,
     random: fastrand::Rng,
     deleted: bool,
 }
@@ -93,56 +102,14 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
+    bytes: usize,
     waker: Option<Waker>,
     bound: Option<Arc<PodTracker>>,
     refused: bool,
 }
 
-/// One place in so many is kept for revisions with short queues.
-const RESERVED_SHARE: usize = 10;
-/// A queue is short below one place in so many.
-const SMALL_SHARE: usize = 100;
-
 /// Wakers to call after the lock is gone.
 type Wakers = SmallVec<[Waker; 4]>;
-
-// === impl QueueBudget ===
-
-impl QueueBudget {
-    /// Nothing waits yet.
-    pub fn new(limits: Limits) -> Self {
-        Self {
-            queued: Arc::new(AtomicUsize::new(0)),
-            limits,
-        }
-    }
-
-    /// Requests that wait, of all revisions.
-    pub fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
-    }
-
-    /// A place for a request of a revision of which `own` wait already. The last tenth of all
-    /// places is for revisions that have less than a hundredth of them, so that a few revisions with
-    /// long queues do not keep every other one from being woken.
-    fn try_take(&self, own: usize) -> bool {
-        let all = self.limits.max_queued;
-        let limit = if own < (all / SMALL_SHARE).max(1) {
-            all
-        } else {
-            all - all / RESERVED_SHARE
-        };
-        self.queued
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
-                (queued < limit).then_some(queued + 1)
-            })
-            .is_ok()
-    }
-
-    fn give_back(&self, count: usize) {
-        self.queued.fetch_sub(count, Ordering::Relaxed);
-    }
-}
 
 // === impl RevisionThrottler ===
 
@@ -163,7 +130,9 @@ impl RevisionThrottler {
                 waiters: Slab::new(),
                 line: VecDeque::new(),
                 next_ticket: 0,
-                queued: 0,
+                queued: Places::default(),
+                handed: 0,
+                retries: RetryBudget::default(),
                 random: fastrand::Rng::with_seed(seed),
                 deleted: false,
             }),
@@ -175,44 +144,54 @@ impl RevisionThrottler {
         &self.id
     }
 
-    /// Takes a slot, or a place at the end of the line.
-    pub fn acquire(self: &Arc<Self>) -> Acquire {
-        self.enter(false)
+    /// Takes a slot, or a place at the end of the line for a request that holds `bytes`, which is
+    /// asked only then.
+    pub fn acquire(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
+        self.enter(bytes, false)
     }
 
     /// As [`Self::acquire`], at the front of the line and past the queue limits: for a request that
     /// was let through before and then was not started.
-    pub fn acquire_again(self: &Arc<Self>) -> Acquire {
-        self.enter(true)
+    pub fn acquire_again(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
+        self.enter(bytes, true)
     }
 
-    fn enter(self: &Arc<Self>, again: bool) -> Acquire {
+    fn enter(self: &Arc<Self>, bytes: impl FnOnce() -> usize, again: bool) -> Acquire {
+        let mut is_cold = false;
         let place = {
             let mut state = self.state.lock();
+            if !again {
+                state.retries.deposit();
+            }
             if state.deleted {
                 Place::Refused(Refused::RevisionDeleted)
             } else if let Some(tracker) = state.bind_newcomer(again) {
                 Place::Ready(tracker)
             } else {
-                self.queue(&mut state, again)
+                is_cold = state.trackers.capacity() == 0;
+                self.queue(&mut state, bytes(), again)
             }
         };
         Acquire {
             throttler: Arc::clone(self),
             place,
+            is_cold,
         }
     }
 
-    fn queue(&self, state: &mut State, again: bool) -> Place {
+    fn queue(&self, state: &mut State, bytes: usize, again: bool) -> Place {
         if again {
             // It held a place a moment ago; refusing it now would punish it for a full pod.
-            self.budget.queued.fetch_add(1, Ordering::Relaxed);
-        } else if state.queued >= self.budget.limits.max_queued_per_revision {
-            return Place::Refused(Refused::RevisionQueueFull);
-        } else if !self.budget.try_take(state.queued) {
-            return Place::Refused(Refused::QueuesFull);
+            self.budget.take_again(bytes);
+        } else if let Err(refused) = self.budget.take(state.queued, bytes) {
+            return Place::Refused(refused);
         }
-        Place::Waiting(state.push(again))
+        Place::Waiting(state.push(bytes, again))
+    }
+
+    /// Whether a request may be sent once more, which then counts.
+    pub fn may_retry(&self, now: Instant) -> bool {
+        self.state.lock().retries.withdraw(now)
     }
 
     /// Replaces the destinations and lets through whom they have room for.
@@ -227,6 +206,23 @@ impl RevisionThrottler {
         });
     }
 
+    /// Whether all activators in the path are ours; see [`Trackers::set_peers_share`].
+    pub fn set_peers_share(&self, share: bool) {
+        self.change(|state| state.trackers.set_peers_share(share));
+    }
+
+    /// A pod said how busy it is: executing and waiting requests.
+    pub fn reported(&self, tracker: &PodTracker, executing: u32, waiting: u32) {
+        if tracker.reported(executing, waiting) {
+            self.change(|state| state.trackers.set_pods_report());
+        }
+    }
+
+    /// Whether requests may go to pods that are busy with others' requests.
+    pub fn is_sharing(&self) -> bool {
+        self.state.lock().trackers.is_sharing()
+    }
+
     /// Refuses everyone who waits and whoever still comes.
     pub fn delete(&self) {
         let mut wakers = Wakers::new();
@@ -237,7 +233,8 @@ impl RevisionThrottler {
                 let waiter = &mut state.waiters[key];
                 waiter.refused = true;
                 wakers.extend(waiter.waker.take());
-                self.budget.give_back(1);
+                let bytes = waiter.bytes;
+                self.budget.give_back(Places::one(bytes));
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -260,8 +257,9 @@ impl RevisionThrottler {
     /// Whether there is a destination besides this one.
     pub fn has_other(&self, tracker: &Arc<PodTracker>) -> bool {
         let state = self.state.lock();
-        let mut assigned = state.trackers.assigned().iter();
-        state.trackers.cluster_ip().is_none() && assigned.any(|other| !Arc::ptr_eq(other, tracker))
+        let trackers = &state.trackers;
+        let mut all = trackers.assigned().iter().chain(trackers.shared());
+        trackers.cluster_ip().is_none() && all.any(|other| !Arc::ptr_eq(other, tracker))
     }
 
     /// What an operator sees.
@@ -273,13 +271,14 @@ impl RevisionThrottler {
             Some(tracker) => std::slice::from_ref(tracker),
             None => trackers.assigned(),
         };
+        let destinations = destinations.iter().chain(trackers.shared());
         RevisionSnapshot {
             id: self.id.clone(),
-            queued: state.queued,
+            queued: state.queued.count,
+            queued_bytes: state.queued.bytes,
             in_flight: state.in_flight,
             capacity: trackers.capacity(),
             destinations: destinations
-                .iter()
                 .map(|tracker| (tracker.dest(), tracker.in_flight()))
                 .collect(),
             through_cluster_ip: cluster_ip.is_some(),
@@ -292,8 +291,8 @@ impl RevisionThrottler {
         {
             let mut state = self.state.lock();
             change(&mut state);
-            let handed = state.dispatch(&mut wakers);
-            self.budget.give_back(handed);
+            let left = state.dispatch(&mut wakers);
+            self.budget.give_back(left);
         }
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -312,7 +311,7 @@ impl State {
     /// A slot for a request that has not waited. Nobody is overtaken: while a slot is free nobody
     /// waits, except that a request which comes back may use one before it is handed on.
     fn bind_newcomer(&mut self, again: bool) -> Option<Arc<PodTracker>> {
-        if self.queued > 0 && !again {
+        if self.queued.count > 0 && !again {
             return None;
         }
         self.bind()
@@ -327,11 +326,12 @@ impl State {
         Some(tracker)
     }
 
-    fn push(&mut self, front: bool) -> usize {
+    fn push(&mut self, bytes: usize, front: bool) -> usize {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let key = self.waiters.insert(Waiter {
             ticket,
+            bytes,
             waker: None,
             bound: None,
             refused: false,
@@ -341,7 +341,7 @@ impl State {
         } else {
             self.line.push_back((key, ticket));
         }
-        self.queued += 1;
+        self.queued += Places::one(bytes);
         key
     }
 
@@ -352,35 +352,39 @@ impl State {
                 waiter.ticket == ticket && waiter.bound.is_none() && !waiter.refused
             });
             if waits {
-                self.queued -= 1;
+                self.queued -= Places::one(self.waiters[key].bytes);
                 return Some(key);
             }
         }
         None
     }
 
-    /// Hands free slots to waiters; the number of those who got one.
-    fn dispatch(&mut self, wakers: &mut Wakers) -> usize {
-        let mut handed = 0;
-        while self.queued > 0 {
+    /// Hands free slots to waiters; the places that they leave.
+    fn dispatch(&mut self, wakers: &mut Wakers) -> Places {
+        let before = self.queued;
+        while self.queued.count > 0 && self.handed < MAX_HANDED {
             let Some(tracker) = self.bind() else { break };
             let key = self.pop().expect("someone waits, for `queued` is not zero");
             let waiter = &mut self.waiters[key];
             waiter.bound = Some(tracker);
             wakers.extend(waiter.waker.take());
-            handed += 1;
+            self.handed += 1;
         }
-        handed
+        let mut left = before;
+        left -= self.queued;
+        left
     }
 
     /// Takes a waiter out for good; its entry in the line stays until it is passed or swept.
     fn leave(&mut self, key: usize) -> Waiter {
         let waiter = self.waiters.remove(key);
-        if waiter.bound.is_none() && !waiter.refused {
-            self.queued -= 1;
+        if waiter.bound.is_some() {
+            self.handed -= 1;
+        } else if !waiter.refused {
+            self.queued -= Places::one(waiter.bytes);
             // Without the sweep, clients that come and go at a cold revision would leave their
             // tickets behind for as long as it stays cold.
-            if self.line.len() > 2 * self.queued + SWEEP_SLACK {
+            if self.line.len() > 2 * self.queued.count + SWEEP_SLACK {
                 let waiters = &self.waiters;
                 self.line.retain(|(key, ticket)| {
                     waiters
@@ -401,12 +405,22 @@ impl State {
 /// Tickets of waiters that left, beyond the number that waits, before they are swept.
 const SWEEP_SLACK: usize = 64;
 
+/// Waiters of one revision that are on their way at once. A revision without a limit that comes up
+/// would otherwise wake its whole queue, and requests of every other revision would run behind it;
+/// each waiter that gets going lets the next one go.
+const MAX_HANDED: usize = 64;
+
 // === impl Acquire ===
 
 impl Acquire {
     /// Whether the request has to wait (it has neither been bound nor refused at once).
     pub fn is_waiting(&self) -> bool {
         matches!(self.place, Place::Waiting(_))
+    }
+
+    /// Whether there was no destination at all when the request came.
+    pub fn is_cold(&self) -> bool {
+        self.is_cold
     }
 
     fn permit(&self, tracker: Arc<PodTracker>) -> Permit {
@@ -417,6 +431,7 @@ impl Acquire {
     }
 
     fn poll_waiting(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Result<Permit, Refused>> {
+        let mut wakers = Wakers::new();
         let waiter = {
             let mut state = self.throttler.state.lock();
             let waiter = &mut state.waiters[key];
@@ -427,8 +442,12 @@ impl Acquire {
                 }
                 return Poll::Pending;
             }
-            state.leave(key)
+            let waiter = state.leave(key);
+            let left = state.dispatch(&mut wakers);
+            self.throttler.budget.give_back(left);
+            waiter
         };
+        wakers.into_iter().for_each(Waker::wake);
         self.place = Place::Done;
         Poll::Ready(match waiter.bound {
             Some(tracker) => Ok(self.permit(tracker)),
@@ -463,7 +482,7 @@ impl Drop for Acquire {
                 match waiter.bound {
                     Some(tracker) => self.throttler.give_back(&tracker),
                     None if waiter.refused => {}
-                    None => self.throttler.budget.give_back(1),
+                    None => self.throttler.budget.give_back(Places::one(waiter.bytes)),
                 }
             }
             Place::Refused(_) | Place::Done => {}
@@ -491,5 +510,7 @@ impl Drop for Permit {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

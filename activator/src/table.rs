@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use serving::RevisionId;
 use serving::deadline::Timeouts;
 
+use crate::cold_start::ColdStart;
 use crate::concurrency_reporter::RevisionStats;
 use crate::http_metrics::RevisionHttpMetrics;
 use crate::metrics::RevisionMetrics;
@@ -30,6 +31,8 @@ pub struct Entry {
     pub metrics: RevisionMetrics,
     /// See [`RevisionHttpMetrics`].
     pub http: Arc<RevisionHttpMetrics>,
+    /// See [`ColdStart`].
+    pub cold_start: Arc<ColdStart>,
 }
 
 /// See the module.

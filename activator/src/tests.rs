@@ -1,10 +1,15 @@
 //! The whole activator over real sockets: small pods that answer probes as a queue-proxy does, an
 //! activator in front of them, clients and an autoscaler around it.
 
+mod edges;
+mod ingress;
+mod limits;
 mod pods;
 mod request_path;
 mod routing;
+mod sharing;
 mod stats;
+mod tls;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -76,14 +81,18 @@ impl World {
         Self::start_with(Options::new("activator-0", "10.1.0.1")).await
     }
 
-    async fn start_with(mut options: Options) -> Self {
+    async fn start_with(options: Options) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(socket, options)
+    }
+
+    fn start_on(socket: TcpListener, mut options: Options) -> Self {
+        let address = socket.local_addr().unwrap();
         options.probe.frequency = Duration::from_millis(5);
         let mut registry = Registry::default();
         let (updates, received) = mpsc::channel(UPDATES_CAPACITY);
         let (activator, driver) = crate::new(options, received, &mut registry);
         tokio::task::spawn_local(driver.run());
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
         tokio::task::spawn_local(server::serve(
             vec![Listener::plain(socket)],
             Rc::new(activator.clone()),
@@ -219,4 +228,42 @@ fn background<T: 'static>(
         output
     });
     (task, done)
+}
+
+/// A request body fed by a channel.
+struct ChannelBody(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
 }

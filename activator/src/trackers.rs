@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::capacity::{assign, capacity, infer_index};
-use crate::picker::Policy;
+use crate::picker::{Candidate, Policy};
 use crate::pod_tracker::PodTracker;
 
 /// What probing found usable.
@@ -25,6 +25,16 @@ pub enum Usable {
     },
 }
 
+impl Usable {
+    /// Whether there is nowhere to go.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Pods(pods) => pods.is_empty(),
+            Self::ClusterIp { backends, .. } => *backends == 0,
+        }
+    }
+}
+
 /// The state of one revision's destinations.
 #[derive(Debug)]
 pub struct Trackers {
@@ -34,6 +44,12 @@ pub struct Trackers {
     pods: Vec<Arc<PodTracker>>,
     /// The part of `pods` that this activator uses.
     assigned: Vec<Arc<PodTracker>>,
+    /// The rest, beginning behind this activator's part, while pods are shared.
+    shared: Vec<Arc<PodTracker>>,
+    /// Whether all activators in the path are ours.
+    peers_share: bool,
+    /// Whether the revision's queue-proxies are ours.
+    pods_report: bool,
     cluster_ip: Option<Arc<PodTracker>>,
     backends: usize,
     /// 0 = unknown.
@@ -52,6 +68,9 @@ impl Trackers {
             policy: Policy::for_container_concurrency(container_concurrency),
             pods: Vec::new(),
             assigned: Vec::new(),
+            shared: Vec::new(),
+            peers_share: false,
+            pods_report: false,
             cluster_ip: None,
             backends: 0,
             activators: 0,
@@ -67,7 +86,6 @@ impl Trackers {
             Usable::Pods(dests) => self.update_pods(dests),
             Usable::ClusterIp { dest, backends } => {
                 self.pods.clear();
-                self.assigned.clear();
                 if self.cluster_ip.as_ref().map(|now| now.dest()) != Some(*dest) {
                     self.cluster_ip = Some(Arc::new(PodTracker::cluster_ip(*dest)));
                 }
@@ -116,23 +134,58 @@ impl Trackers {
         }
     }
 
+    /// All activators in the path are ours (or not any more): pods need not be divided, provided
+    /// that they tell how busy they are.
+    pub fn set_peers_share(&mut self, share: bool) {
+        self.peers_share = share;
+        self.recompute();
+    }
+
+    /// The revision's queue-proxies are ours.
+    pub fn set_pods_report(&mut self) {
+        self.pods_report = true;
+        self.recompute();
+    }
+
+    /// Whether requests may go to pods that upstream would leave to other activators.
+    pub fn is_sharing(&self) -> bool {
+        self.peers_share
+            && self.pods_report
+            && self.container_concurrency > 0
+            && self.activators > 1
+            && self.cluster_ip.is_none()
+    }
+
     fn recompute(&mut self) {
+        self.assigned.clear();
+        self.shared.clear();
         if self.cluster_ip.is_none() {
-            self.assigned.clear();
             if self.container_concurrency == 0 {
                 self.assigned.extend(self.pods.iter().cloned());
             } else {
-                let share = assign(self.pods.len(), self.index, self.activators);
-                let mine = share.positions().map(|at| Arc::clone(&self.pods[at]));
-                self.assigned.extend(mine);
+                self.divide();
             }
         }
         self.capacity = capacity(
             self.container_concurrency,
             self.backends,
-            self.assigned.len(),
+            self.assigned.len() + self.shared.len(),
             self.activators,
         );
+    }
+
+    fn divide(&mut self) {
+        let pods = &self.pods;
+        let share = assign(pods.len(), self.index, self.activators);
+        let mine = share.positions().map(|at| Arc::clone(&pods[at]));
+        self.assigned.extend(mine);
+        if self.is_sharing() {
+            // Each activator begins elsewhere, so that they do not all overflow to the same pod.
+            let behind = (share.block.end..pods.len()).chain(0..share.block.start);
+            let others = behind.filter(|at| share.extra != Some(*at));
+            self.shared
+                .extend(others.map(|at| Arc::clone(&self.pods[at])));
+        }
     }
 
     /// Takes a slot, with `in_flight` requests of the revision running; `None` when there is none.
@@ -158,11 +211,19 @@ impl Trackers {
         let tracker = if let Some(tracker) = &self.cluster_ip {
             tracker
         } else {
-            let at = self.policy.pick(&self.assigned, random)?;
-            &self.assigned[at]
+            match self.policy.pick(&self.assigned, random) {
+                Some(at) => &self.assigned[at],
+                None => self.least_loaded()?,
+            }
         };
         tracker.reserve();
         Some(Arc::clone(tracker))
+    }
+
+    /// Of the pods that others prefer, the one with the least to do.
+    fn least_loaded(&self) -> Option<&Arc<PodTracker>> {
+        let free = self.shared.iter().filter(|pod| pod.has_free_slot());
+        free.min_by_key(|pod| pod.load())
     }
 
     /// The slots of the revision on this activator.
@@ -194,6 +255,11 @@ impl Trackers {
     pub fn assigned(&self) -> &[Arc<PodTracker>] {
         &self.assigned
     }
+
+    /// The pods that it uses when those are full.
+    pub fn shared(&self) -> &[Arc<PodTracker>] {
+        &self.shared
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +286,56 @@ mod tests {
         assert_eq!((trackers.index(), trackers.activators()), (Some(1), 2));
         let assigned: Vec<_> = trackers.assigned().iter().map(|it| it.dest()).collect();
         assert_eq!(assigned, [dest(3), dest(4)]);
+    }
+
+    /// With peers and queue-proxies of ours every pod may be used, the own part first; upstream's
+    /// division comes back as soon as one of them is not ours.
+    #[test]
+    fn pods_are_shared_among_our_own() {
+        let mut trackers = Trackers::new(1);
+        trackers.update(&pods(&[1, 2, 3, 4]));
+        trackers.public_endpoints(&["10.1.0.1", "10.1.0.2"], "10.1.0.1");
+        trackers.set_peers_share(true);
+        assert!(!trackers.is_sharing(), "no pod has reported");
+        trackers.set_pods_report();
+        assert!(trackers.is_sharing());
+        assert_eq!(trackers.capacity(), 4);
+        // Another activator's requests at the first pod that is not ours.
+        trackers.shared()[0].reported(1, 0);
+        let taken: Vec<_> = (0..5)
+            .map(|at| trackers.acquire(at, |_| 0).map(|it| it.dest()))
+            .collect();
+        let expected = [1, 2, 4, 3].map(|last| Some(dest(last)));
+        assert_eq!(taken[..4], expected);
+        assert_eq!(taken[4], None);
+        trackers.set_peers_share(false);
+        assert_eq!(trackers.capacity(), 2);
+        assert!(trackers.shared().is_empty());
+    }
+
+    /// A new pod gets a few requests at once and more as it answers; alone it gets all.
+    #[test]
+    fn new_pods_are_ramped() {
+        let mut trackers = Trackers::new(0);
+        trackers.update(&pods(&[1]));
+        let held: Vec<_> = (0..300)
+            .map(|_| trackers.acquire(0, |_| 0).unwrap())
+            .collect();
+        held.iter().for_each(|it| it.release());
+        let _busy: Vec<_> = (0..100)
+            .map(|_| trackers.acquire(0, |_| 0).unwrap())
+            .collect();
+        trackers.update(&pods(&[1, 2]));
+        let mut of_new = || {
+            (0..100)
+                .map(|_| trackers.acquire(0, |_| 0).unwrap())
+                .filter(|it| it.dest() == dest(2))
+                .collect::<Vec<_>>()
+        };
+        let first = of_new();
+        assert_eq!(first.len(), 16);
+        first.iter().for_each(|it| it.release());
+        assert_eq!(of_new().len(), 32);
     }
 
     /// Pods that stay keep their requests in flight; one that comes back is a new one.

@@ -43,6 +43,8 @@ pub struct Revision {
     pub configuration: String,
     /// Annotation `features.knative.dev/http-full-duplex`.
     pub full_duplex: bool,
+    /// Annotation `pilotlight.dev/max-wait`: how long a request may wait for a pod.
+    pub max_wait: Option<Duration>,
     /// Whether a pod may be used as soon as its queue-proxy says so, before Kubernetes does:
     /// false with exec readiness probes and with startup probes.
     pub probe_optimization: bool,
@@ -110,6 +112,7 @@ impl Revision {
             service: String::new(),
             configuration: String::new(),
             full_duplex: false,
+            max_wait: None,
             probe_optimization: true,
         }
     }

@@ -7,6 +7,7 @@
 
 use serving::UnixTime;
 
+use crate::burst::{Burst, Flow, Need};
 use crate::delay_window::DelayWindow;
 use crate::pods::PodCounts;
 use crate::scale::UNKNOWN_SCALE;
@@ -24,6 +25,8 @@ pub struct Decider {
     panic_peak: i32,
     /// Fixed at creation: a later change of the delay has no effect on a running decider.
     delay: Option<Box<DelayWindow>>,
+    /// What has been learned, where the spec asks for it.
+    burst: Option<Box<Burst>>,
 }
 
 /// The pods there are. One number stands for ready pods and none starting.
@@ -39,6 +42,8 @@ pub struct Supply {
 pub struct Observation {
     pub stable: f64,
     pub panic: f64,
+    /// Only where the decider learns from it.
+    pub flow: Option<Flow>,
 }
 
 /// The outcome of one evaluation.
@@ -71,6 +76,7 @@ impl Decider {
             panic_since: (ready_pods > 1).then_some(now),
             panic_peak: i32::try_from(ready_pods).unwrap_or(i32::MAX),
             delay,
+            burst: None,
         }
     }
 
@@ -90,23 +96,31 @@ impl Decider {
         let observed = observed?;
         let supply = supply.into();
         let ready = f64::from(supply.ready.max(1));
-        let counted = if spec.extensions.count_starting_pods {
-            f64::from(supply.ready.saturating_add(supply.starting).max(1))
-        } else {
-            ready
-        };
-        let stable_need = (observed.stable / spec.target_value).ceil();
-        let panic_need = (observed.panic / spec.target_value).ceil();
+        let counted = spec.counted(supply);
+        let learned = self.learn(spec, &observed, supply, now);
+        let stable = learned.map_or(observed.stable, |need| observed.stable.min(need.calm_limit));
+        let stable_need = (stable / spec.target_value).ceil();
+        let panic_need = learned.map_or_else(
+            || (observed.panic / spec.target_value).ceil(),
+            |need| need.pods(),
+        );
 
         let limits = Limits::new(spec, ready, counted);
         let stable_wish = limits.wish(stable_need);
         let panic_wish = limits.wish(panic_need);
 
-        self.update_panic(spec, panic_need / counted >= spec.panic_threshold, now);
+        let pressure = learned.map_or(panic_need, |need| need.pressure());
+        self.update_panic(
+            spec,
+            pressure / spec.burdened(supply) >= spec.panic_threshold,
+            now,
+        );
         let mut desired_scale = stable_wish;
         if self.is_panicking() {
-            self.panic_peak = self.panic_peak.max(stable_wish).max(panic_wish);
-            desired_scale = self.panic_peak;
+            // What waits is served soon, so pods for it are not held as those for arrivals are.
+            let held = learned.map_or(panic_wish, |need| limits.wish(need.arrivals.ceil()));
+            self.panic_peak = self.panic_peak.max(stable_wish).max(held);
+            desired_scale = self.panic_peak.max(panic_wish);
         }
         if let Some(delay) = self.delay.as_mut().filter(|_| spec.reachable) {
             delay.record(now, desired_scale);
@@ -116,6 +130,54 @@ impl Decider {
             desired_scale: desired_scale.max(0),
             excess_burst_capacity: excess_burst_capacity(spec, supply.ready, observed.panic),
         })
+    }
+
+    /// Takes in the pods there are, between evaluations too: how long they take to start is then
+    /// known better than to a tick.
+    pub fn observe_supply(&mut self, spec: &DeciderSpec, supply: impl Into<Supply>, now: UnixTime) {
+        if spec.extensions.learn_start_time {
+            self.burst
+                .get_or_insert_default()
+                .observe(supply.into(), now);
+        }
+    }
+
+    /// Whether a burst has come that more pods than `desired_scale` should be ordered for now
+    /// rather than at the next tick. Never without the extension.
+    pub fn is_urgent(
+        &self,
+        spec: &DeciderSpec,
+        observed: Option<Observation>,
+        supply: Supply,
+        desired_scale: i32,
+        now: UnixTime,
+    ) -> bool {
+        let need = || {
+            let flow = observed?.flow?;
+            self.burst.as_ref()?.need(spec, &flow, supply, now)
+        };
+        spec.extensions.learn_start_time
+            && need().is_some_and(|need| {
+                need.pressure() > f64::from(desired_scale)
+                    && need.pressure() / spec.burdened(supply) >= spec.panic_threshold
+            })
+    }
+
+    fn learn(
+        &mut self,
+        spec: &DeciderSpec,
+        observed: &Observation,
+        supply: Supply,
+        now: UnixTime,
+    ) -> Option<Need> {
+        self.observe_supply(spec, supply, now);
+        let burst = self
+            .burst
+            .as_mut()
+            .filter(|_| spec.extensions.learn_start_time)?;
+        let flow = observed.flow?;
+        burst.learn(spec, &flow, supply, now);
+        burst.need(spec, &flow, supply, now)
     }
 
     fn update_panic(&mut self, spec: &DeciderSpec, over_threshold: bool, now: UnixTime) {
@@ -200,6 +262,25 @@ impl Supply {
 impl From<u32> for Supply {
     fn from(ready: u32) -> Self {
         Self { ready, starting: 0 }
+    }
+}
+
+// === impl DeciderSpec ===
+
+impl DeciderSpec {
+    /// The pods that panic is judged by: spare ones must not hide a burst.
+    fn burdened(&self, supply: Supply) -> f64 {
+        (self.counted(supply) - f64::from(self.extensions.scale_buffer)).max(1.0)
+    }
+
+    /// The pods that growth is relative to.
+    fn counted(&self, supply: Supply) -> f64 {
+        let starting = if self.extensions.count_starting_pods {
+            supply.starting
+        } else {
+            0
+        };
+        f64::from(supply.ready.saturating_add(starting).max(1))
     }
 }
 

@@ -35,6 +35,8 @@ use crate::world::{Action, ProbeTargets, RevisionSnapshot, Update};
 pub const MAX_ROUNDS: usize = 4096;
 /// Updates, frames or finished tasks taken in one turn of the loop.
 const MAX_PER_TURN: usize = 64;
+/// Messages of other replicas that wait, up to 4 MiB each.
+const HANDOVERS_CAPACITY: usize = 4;
 /// Snapshots that are waited for at a time.
 const QUERIES_CAPACITY: usize = 16;
 
@@ -62,7 +64,15 @@ pub struct World {
 #[derive(Clone, Debug)]
 pub struct Handle {
     frames: mpsc::Sender<Bytes>,
-    queries: mpsc::Sender<oneshot::Sender<Vec<RevisionSnapshot>>>,
+    handovers: mpsc::Sender<Bytes>,
+    queries: mpsc::Sender<Query>,
+}
+
+/// A question to a running driver.
+#[derive(Debug)]
+enum Query {
+    Snapshot(oneshot::Sender<Vec<RevisionSnapshot>>),
+    HandOver(oneshot::Sender<Vec<Bytes>>),
 }
 
 /// The driver: see [`run`](Self::run).
@@ -72,7 +82,8 @@ pub struct Autoscaler {
     clock: AnchoredClock,
     world: World,
     frames: mpsc::Receiver<Bytes>,
-    queries: mpsc::Receiver<oneshot::Sender<Vec<RevisionSnapshot>>>,
+    handovers: mpsc::Receiver<Bytes>,
+    queries: mpsc::Receiver<Query>,
     rounds: JoinSet<(Key, Report)>,
     /// Rounds beyond the limit; at most one per revision.
     waiting: VecDeque<(Key, Box<Round>)>,
@@ -121,8 +132,23 @@ impl Handle {
     /// ended. Cancel safe.
     pub async fn snapshot(&self) -> Option<Vec<RevisionSnapshot>> {
         let (answer, answered) = oneshot::channel();
-        self.queries.send(answer).await.ok()?;
+        self.queries.send(Query::Snapshot(answer)).await.ok()?;
         answered.await.ok()
+    }
+
+    /// Where [`stat_server::serve`](crate::stat_server::serve) puts what other replicas hand over.
+    pub fn handovers(&self) -> mpsc::Sender<Bytes> {
+        self.handovers.clone()
+    }
+
+    /// Messages with the windows of the revisions that are this replica's, for the one that will
+    /// own them next; none when the driver has ended. Cancel safe.
+    pub async fn hand_over(&self) -> Vec<Bytes> {
+        let (answer, answered) = oneshot::channel();
+        match self.queries.send(Query::HandOver(answer)).await {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(_ended) => Vec::new(),
+        }
     }
 }
 
@@ -132,6 +158,7 @@ impl Autoscaler {
     /// A driver that has not started. Its metrics go into `registry`.
     pub fn new(options: Options, world: World, registry: &mut Registry) -> (Self, Handle) {
         let (frames, frames_receiver) = mpsc::channel(FRAMES_CAPACITY);
+        let (handovers, handovers_receiver) = mpsc::channel(HANDOVERS_CAPACITY);
         let (queries, queries_receiver) = mpsc::channel(QUERIES_CAPACITY);
         let metrics = Metrics::register(registry);
         let driver = Self {
@@ -139,13 +166,19 @@ impl Autoscaler {
             clock: AnchoredClock::new(),
             world,
             frames: frames_receiver,
+            handovers: handovers_receiver,
             queries: queries_receiver,
             rounds: JoinSet::new(),
             waiting: VecDeque::new(),
             max_rounds: options.max_rounds,
             probes: JoinSet::new(),
         };
-        (driver, Handle { frames, queries })
+        let handle = Handle {
+            frames,
+            handovers,
+            queries,
+        };
+        (driver, handle)
     }
 
     /// Runs until `shutdown` is cancelled or the platform closes its channel of updates. Needs a
@@ -226,6 +259,7 @@ impl Autoscaler {
             update = self.world.updates.recv() => Event::Update(update),
             Some(round) = self.rounds.join_next() => Event::Round(round),
             Some(probe) = self.probes.join_next() => Event::Probe(probe),
+            Some(message) = self.handovers.recv() => Event::Handover(message),
             Some(query) = self.queries.recv() => Event::Query(query),
             room = self.world.actions.reserve(), if self.core.has_batch() => {
                 match room {
@@ -255,10 +289,14 @@ impl Autoscaler {
             Event::Probe(Ok(Probed::Inline(key, activator))) => self.core.probed(key, activator),
             Event::Probe(Ok(Probed::Background(key))) => self.core.background_probed(key, now),
             Event::Probe(Err(error)) => tracing::error!(%error, "a probe panicked"),
-            Event::Query(query) => {
-                // A caller that has gone away is no failure.
-                let _ = query.send(self.core.snapshot());
+            Event::Handover(message) => {
+                if let Err(error) = self.core.take_over(&message, now) {
+                    tracing::warn!(%error, "windows of another replica are not used");
+                }
             }
+            // A caller that has gone away is no failure.
+            Event::Query(Query::Snapshot(answer)) => drop(answer.send(self.core.snapshot())),
+            Event::Query(Query::HandOver(answer)) => drop(answer.send(self.core.hand_over(now))),
             Event::Room => {}
         }
         true
@@ -300,7 +338,8 @@ enum Event {
     Update(Option<Update>),
     Round(Result<(Key, Report), tokio::task::JoinError>),
     Probe(Result<Probed, tokio::task::JoinError>),
-    Query(oneshot::Sender<Vec<RevisionSnapshot>>),
+    Handover(Bytes),
+    Query(Query),
     /// There is room for another batch.
     Room,
 }

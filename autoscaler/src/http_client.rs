@@ -88,12 +88,33 @@ pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 /// The head of a GET request. Refuses what would be more than one line.
 pub(crate) fn get(path: &str, host: &str, headers: &[(&str, &str)]) -> io::Result<Vec<u8>> {
+    request("GET", path, host, headers)
+}
+
+/// The head of a POST request with a body of `length` bytes, which is to follow.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn post(
+    path: &str,
+    host: &str,
+    headers: &[(&str, &str)],
+    length: usize,
+) -> io::Result<Vec<u8>> {
+    let length = length.to_string();
+    let headers: Vec<_> = headers
+        .iter()
+        .copied()
+        .chain([("Content-Length", &*length)])
+        .collect();
+    request("POST", path, host, &headers)
+}
+
+fn request(method: &str, path: &str, host: &str, headers: &[(&str, &str)]) -> io::Result<Vec<u8>> {
     let printable = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let values = headers.iter().map(|(_, value)| *value);
     if !values.chain([path, host]).all(printable) || host.contains(' ') {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    let mut head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
         head.extend([name, ": ", value, "\r\n"]);
     }

@@ -14,11 +14,13 @@ mod election;
 mod elector;
 mod events;
 pub mod flags;
+mod handover;
 mod index;
 pub mod objects;
 mod rate_limit;
 mod watches;
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
+use serving::telemetry::LogLevel;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -43,6 +46,7 @@ use self::config_maps::Configuration;
 use self::elector::{Buckets, Elector};
 use self::events::Recorder;
 use self::flags::Flags;
+use self::handover::Successors;
 use self::rate_limit::RateLimitLayer;
 use self::watches::Watches;
 use crate::driver::{Autoscaler, Options, World};
@@ -50,7 +54,10 @@ use crate::pod_autoscaler::PodAutoscaler;
 use crate::scraper;
 use crate::stat_forwarder::{Addressing, Assignment, Assignments, StatForwarder};
 use crate::stat_server;
-use crate::world::{ACTIONS_CAPACITY, ProbeTarget, UPDATES_CAPACITY, Update};
+use crate::world::{ACTIONS_CAPACITY, ProbeTarget, ProbeTargets, UPDATES_CAPACITY, Update};
+
+/// The component's name in logs and config maps.
+pub const COMPONENT: &str = "autoscaler";
 
 /// The stat server's port.
 pub const STAT_PORT: u16 = 8080;
@@ -61,6 +68,16 @@ const VERSION_PAUSE: Duration = Duration::from_secs(1);
 /// After the shutdown began, all parts must have ended.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How the pods and Services of revisions are reached. A test that has neither a network of pods nor
+/// a DNS puts its own in.
+#[derive(Clone)]
+pub struct Reach {
+    /// The port of a pod's statistics.
+    pub pod_port: u16,
+    /// Where activator probes go.
+    pub probe_targets: ProbeTargets,
+}
+
 /// Ports that are listened on. They open to clients once [`run`] knows everything.
 #[derive(Debug)]
 pub struct Listeners {
@@ -70,6 +87,17 @@ pub struct Listeners {
     pub profiling: TcpListener,
     /// For Prometheus.
     pub metrics: Option<TcpListener>,
+}
+
+/// What the process has besides its configuration.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Ports.
+    pub listeners: Listeners,
+    /// How revisions are reached.
+    pub reach: Reach,
+    /// Follows `config-logging`; `None` where somebody else's log is written.
+    pub log_level: Option<LogLevel>,
 }
 
 /// Why the autoscaler did not start.
@@ -114,6 +142,26 @@ pub enum StartError {
     /// The watches ended before everything was listed.
     #[error("watches ended")]
     Watches,
+}
+
+// === impl Reach ===
+
+impl Reach {
+    /// What a cluster has.
+    pub fn in_cluster(config: &Config) -> Self {
+        Self {
+            pod_port: scraper::METRICS_PORT,
+            probe_targets: probe_targets(config.cluster_domain.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reach")
+            .field("pod_port", &self.pod_port)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A client with the limits of the command line, as kube configures itself otherwise.
@@ -187,9 +235,14 @@ pub async fn run(
     config: Config,
     configuration: Configuration,
     client: Client,
-    listeners: Listeners,
+    surroundings: Surroundings,
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
+    let Surroundings {
+        listeners,
+        reach,
+        log_level,
+    } = surroundings;
     let leader_election = &configuration.leader_election;
     let timing = leader_election
         .timing()
@@ -209,7 +262,7 @@ pub async fn run(
             passthrough: configuration.network.enable_mesh_pod_addressability,
             ..scraper::Options::default()
         },
-        probe_targets(config.cluster_domain.clone()),
+        reach.probe_targets,
     );
     let world = World {
         updates: updates_receiver,
@@ -217,6 +270,8 @@ pub async fn run(
     };
     let (autoscaler, handle) = Autoscaler::new(options, world, &mut registry);
 
+    // The parts go on until what they know has been handed over.
+    let stop = CancellationToken::new();
     // What serves, and ends by itself after the shutdown.
     let mut parts = JoinSet::new();
     // What only follows the API server, and is cut off.
@@ -227,7 +282,7 @@ pub async fn run(
         caches: caches.clone(),
         events: Recorder::new(client.clone()),
     };
-    parts.spawn_local(autoscaler.run(shutdown.clone()));
+    parts.spawn_local(autoscaler.run(stop.clone()));
     followers.spawn_local(apply::run(writer, actions, updates.clone()));
 
     // Nothing is this replica's before it is elected, and nothing is decided before it is known.
@@ -237,6 +292,7 @@ pub async fn run(
         client: client.clone(),
         caches,
         updates: updates.clone(),
+        pod_port: reach.pod_port,
     };
     tokio::select! {
         listed = watch_everything(&mut followers, &watches) => listed?,
@@ -244,10 +300,11 @@ pub async fn run(
     }
     let first = configuration.cluster.clone();
     let _ = updates.send(Update::Config(Arc::new(first.clone()))).await;
+    let live = config_maps::Live::new(first, config.config_logging.clone(), log_level);
     followers.spawn_local(config_maps::follow(
         client.clone(),
         config.system_namespace.clone(),
-        first,
+        live,
         updates.clone(),
     ));
 
@@ -261,10 +318,16 @@ pub async fn run(
         followers.spawn_local(admin::serve(metrics, Some(Arc::new(registry))));
     }
 
+    let successors = config.stateful_set.is_none().then(|| Successors {
+        client: client.clone(),
+        namespace: config.system_namespace.clone(),
+        own_ip: config.pod_ip.clone(),
+        port: stat_port,
+    });
     let assignments = Assignments::new(set);
     let (frames, frames_receiver) = mpsc::channel(stat_server::FRAMES_CAPACITY);
     let forwarder = StatForwarder::new(assignments.clone(), handle.frames());
-    parts.spawn_local(forwarder.run(frames_receiver, shutdown.clone()));
+    parts.spawn_local(forwarder.run(frames_receiver, stop.clone()));
     match &config.stateful_set {
         Some(set) => {
             for (at, name) in assignments.names().iter().enumerate() {
@@ -298,20 +361,28 @@ pub async fn run(
                 buckets,
                 updates,
             };
-            parts.spawn_local(elector.run(shutdown.clone()));
+            parts.spawn_local(elector.run(stop.clone()));
         }
     }
     let server = stat_server::Options {
         frames,
+        // An ordinal is always the same replica's: nobody takes over from it.
+        handovers: successors.as_ref().map(|_| handle.handovers()),
         bucket_owner: Some(Arc::new(move |bucket: &str| assignments.is_local(bucket))),
     };
-    parts.spawn_local(stat_server::serve(stats, server, shutdown.clone()));
+    parts.spawn_local(stat_server::serve(stats, server, stop.clone()));
 
     // A part that ends by itself takes the others with it.
     tokio::select! {
         Some(_) = parts.join_next() => shutdown.cancel(),
-        () = shutdown.cancelled() => {}
+        () = shutdown.cancelled() => {
+            // While the Leases are still held: whoever takes one then knows what this replica did.
+            if let Some(successors) = successors {
+                successors.hand_over(&handle).await;
+            }
+        }
     }
+    stop.cancel();
     let ended = tokio::time::timeout(SHUTDOWN_LIMIT, async {
         while parts.join_next().await.is_some() {}
     });
@@ -357,7 +428,7 @@ fn bucket_set(config: &Config, buckets: u32) -> Result<BucketSet, StartError> {
 }
 
 /// The public service of a revision, on the port of its protocol.
-fn probe_targets(cluster_domain: String) -> crate::world::ProbeTargets {
+fn probe_targets(cluster_domain: String) -> ProbeTargets {
     Arc::new(move |object: &PodAutoscaler| {
         let service = &object.status.service_name;
         let host = format!("{service}.{}.svc.{cluster_domain}", object.id.namespace);

@@ -13,9 +13,11 @@
 //! ```
 
 // Pure: values in, values out.
+pub mod burst;
 pub mod collection;
 pub mod decider;
 pub mod delay_window;
+pub mod handover;
 pub mod plan;
 pub mod pod_autoscaler;
 pub mod pods;

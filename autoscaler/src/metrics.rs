@@ -390,6 +390,7 @@ mod tests {
             Observation {
                 stable: 1.5,
                 panic: 2.5,
+                flow: None,
             },
             7.0,
             true,

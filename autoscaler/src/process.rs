@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use autoscaler::kubernetes::config::Config;
 use autoscaler::kubernetes::flags::Flags;
-use autoscaler::kubernetes::{self, config_maps};
+use autoscaler::kubernetes::{self, COMPONENT, Reach, Surroundings, config_maps};
 use serving::environment::ProcessEnvironment;
 use serving::lifecycle::signals;
-use serving::telemetry::{LineWriter, LogLayer, LogOutput, LogSettings};
+use serving::telemetry::{LineWriter, LogLayer, LogLevel, LogOutput, LogSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -32,9 +32,6 @@ const USAGE: u8 = 2;
 
 /// The revision this binary was built from, if the build told.
 const COMMIT: Option<&str> = option_env!("PILOTLIGHT_COMMIT");
-
-/// The component's name in logs and config maps.
-const COMPONENT: &str = "autoscaler";
 
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -131,8 +128,13 @@ async fn serve(
         prepared = prepare => prepared,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let (client, configuration, log, listeners) = prepared?;
-    let ran = kubernetes::run(config, configuration, client, listeners, shutdown).await;
+    let (client, configuration, (log, log_level), listeners) = prepared?;
+    let surroundings = Surroundings {
+        listeners,
+        reach: Reach::in_cluster(&config),
+        log_level: Some(log_level),
+    };
+    let ran = kubernetes::run(config, configuration, client, surroundings, shutdown).await;
     if let Err(error) = &ran {
         tracing::error!(error = error as &dyn Error, "the autoscaler ended");
     }
@@ -140,11 +142,11 @@ async fn serve(
     Ok(ran?)
 }
 
-/// Logs as `config-logging` says.
+/// Logs as `config-logging` says; its level can be changed later.
 fn install_log(
     configuration: &config_maps::Configuration,
     config: &Config,
-) -> io::Result<LineWriter> {
+) -> io::Result<(LineWriter, LogLevel)> {
     let level = configuration.logging.level(COMPONENT);
     let level = level.map(|level| level.as_str()).unwrap_or_default();
     let (settings, problem) = LogSettings::read(&configuration.logging.zap_config, level);
@@ -155,12 +157,13 @@ fn install_log(
     let mut constant = Vec::from_iter(COMMIT.map(|commit| ("commit", commit)));
     constant.push(("knative.dev/pod", &config.pod_name));
     let layer = LogLayer::new(settings, COMPONENT, &constant, writer.clone());
+    let log_level = layer.level();
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(io::Error::other)?;
     if let Some(problem) = problem {
         tracing::warn!(error = %problem, "the logging configuration is not used");
     }
-    Ok(writer)
+    Ok((writer, log_level))
 }
 
 /// An error with all its causes.

@@ -79,6 +79,10 @@ pub struct Extensions {
     /// Pods that are starting count like ready ones where growth is judged: for the limit of the
     /// scale-up rate and for panic.
     pub count_starting_pods: bool,
+    /// Start and service times are learned, and a burst is answered by them.
+    pub learn_start_time: bool,
+    /// Requests that a pod takes at once, where it has a limit.
+    pub slots_per_pod: Option<f64>,
 }
 
 /// What the collection needs, that is the Metric without its scrape target.
@@ -218,22 +222,28 @@ impl<'a> Source<'a> {
     }
 
     fn extensions(&self) -> Extensions {
-        let value = |key: &str| self.annotations.get(key);
         let (_, second_utilization) = match self.scaling_metric() {
             ScalingMetric::Rps => self.default_target(ScalingMetric::Concurrency),
             ScalingMetric::Concurrency => self.default_target(ScalingMetric::Rps),
         };
+        let learn_start_time = self.switched_on(names::LEARN_START_TIME_ANNOTATION);
         Extensions {
-            scale_buffer: value(names::SCALE_BUFFER_ANNOTATION)
-                .and_then(|text| go::parse_int(text, 32).ok())
-                .map_or(0, |pods| pods.clamp(0, SCALE_BUFFER_MAX) as i32),
-            second_target_value: value(names::SECOND_TARGET_ANNOTATION)
-                .and_then(|text| go::parse_float(text).ok())
-                .filter(|target| *target > 0.0)
+            learn_start_time,
+            slots_per_pod: (self.container_concurrency > 0)
+                .then_some(self.container_concurrency as f64),
+            scale_buffer: scale_buffer(self.annotations).ok().flatten().unwrap_or(0),
+            second_target_value: second_target(self.annotations)
+                .ok()
+                .flatten()
                 .map(|target| (target * second_utilization).max(annotation::TARGET_MIN)),
-            count_starting_pods: value(names::COUNT_STARTING_PODS_ANNOTATION)
-                .is_some_and(|text| go::parse_bool(text) == Ok(true)),
+            // What has been ordered with its start time in mind must not be ordered again.
+            count_starting_pods: learn_start_time
+                || self.switched_on(names::COUNT_STARTING_PODS_ANNOTATION),
         }
+    }
+
+    fn switched_on(&self, key: &str) -> bool {
+        matches!(switch(self.annotations, key), Ok(Some(true)))
     }
 
     fn scaling_metric(&self) -> ScalingMetric {
@@ -352,6 +362,58 @@ pub fn class(annotations: &Annotations) -> &str {
     annotation::CLASS
         .get(annotations)
         .unwrap_or(annotation::CLASS_KPA)
+}
+
+/// What is wrong with the annotations of ours, each with its key: a value that cannot be used
+/// counts as absent, as it does with Knative's own.
+pub fn validate_extensions(annotations: &Annotations) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    let mut add = |key, outcome: Result<(), &str>| {
+        if let Err(expected) = outcome {
+            let value = annotations.get(key).map_or("", String::as_str);
+            problems.push((key, format!("invalid value: {value}: expected {expected}")));
+        }
+    };
+    add(
+        names::SCALE_BUFFER_ANNOTATION,
+        scale_buffer(annotations).map(drop),
+    );
+    add(
+        names::SECOND_TARGET_ANNOTATION,
+        second_target(annotations).map(drop),
+    );
+    for key in [
+        names::COUNT_STARTING_PODS_ANNOTATION,
+        names::LEARN_START_TIME_ANNOTATION,
+    ] {
+        add(key, switch(annotations, key).map(drop));
+    }
+    problems
+}
+
+fn scale_buffer(annotations: &Annotations) -> Result<Option<i32>, &'static str> {
+    let Some(text) = annotations.get(names::SCALE_BUFFER_ANNOTATION) else {
+        return Ok(None);
+    };
+    match go::parse_int(text, 32) {
+        Ok(pods) if (0..=SCALE_BUFFER_MAX).contains(&pods) => Ok(Some(pods as i32)),
+        _ => Err("a whole number of pods from 0 to 1000"),
+    }
+}
+
+fn second_target(annotations: &Annotations) -> Result<Option<f64>, &'static str> {
+    let Some(text) = annotations.get(names::SECOND_TARGET_ANNOTATION) else {
+        return Ok(None);
+    };
+    match go::parse_float(text) {
+        Ok(target) if target >= annotation::TARGET_MIN && target.is_finite() => Ok(Some(target)),
+        _ => Err("a number of at least 0.01"),
+    }
+}
+
+fn switch(annotations: &Annotations, key: &str) -> Result<Option<bool>, &'static str> {
+    let parsed = annotations.get(key).map(|text| go::parse_bool(text));
+    parsed.transpose().map_err(|_| "true or false")
 }
 
 /// The name of the metric to scale on, as the annotation or the default of the class has it.

@@ -16,14 +16,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use serving::header::is_kubelet_probe;
+use serving::names::HANDOVER_HEADER;
 use serving::stat::MAX_FRAME_BYTES;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -33,6 +35,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
+
+use crate::handover;
 
 /// Frames that wait to be recorded. Upstream queues a thousand single stats; a frame of an activator
 /// carries as many as it has revisions.
@@ -55,6 +59,9 @@ const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// What clients are told when the server goes away, so that they reconnect at once.
 const RESTART_REASON: Utf8Bytes = Utf8Bytes::from_static("Restarting");
 
+/// The whole body of a hand-over has to arrive in this time.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
+
 /// Tells whether a bucket is this replica's now.
 pub type BucketOwner = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -65,12 +72,15 @@ pub struct Options {
     pub frames: mpsc::Sender<Bytes>,
     /// `None` where there are no buckets; then every host is accepted.
     pub bucket_owner: Option<BucketOwner>,
+    /// Where windows go that another replica hands over; `None` where there is no other.
+    pub handovers: Option<mpsc::Sender<Bytes>>,
 }
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("buckets", &self.bucket_owner.is_some())
+            .field("handovers", &self.handovers.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -109,8 +119,9 @@ async fn connection(stream: TcpStream, options: Options, shutdown: CancellationT
         tracing::debug!(%error, "failed to set socket options");
     }
     let upgrade = Mutex::new(None);
-    let service = service_fn(|request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(respond(request, &options, &upgrade)))
+    let (options, upgraded) = (&options, &upgrade);
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(respond(request, options, upgraded).await)
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -158,17 +169,62 @@ where
 }
 
 /// Answers one request; a successful upgrade is left in `upgrade`.
-fn respond(
+async fn respond(
     mut request: Request<Incoming>,
     options: &Options,
     upgrade: &Mutex<Option<OnUpgrade>>,
 ) -> Response<Full<Bytes>> {
     let owns = options.bucket_owner.as_deref();
+    if let Some(handovers) = &options.handovers
+        && let Some(version) = request.headers().get(HANDOVER_HEADER)
+        && !is_kubelet_probe(request.headers())
+    {
+        if version.as_bytes() != handover::VERSION.as_bytes() {
+            let text = format!(
+                "only hand-over version {} is understood\n",
+                handover::VERSION
+            );
+            return plain(StatusCode::BAD_REQUEST, text);
+        }
+        return take_over(request.into_body(), handovers).await;
+    }
     let answer = handshake::answer(request.method(), request.uri(), request.headers(), owns);
     if matches!(answer, handshake::Answer::Upgrade { .. }) {
         *upgrade.lock() = Some(hyper::upgrade::on(&mut request));
     }
     answer.into_response()
+}
+
+/// Receives one message of another replica, whole or not at all.
+async fn take_over(body: Incoming, handovers: &mpsc::Sender<Bytes>) -> Response<Full<Bytes>> {
+    let limit = handover::MAX_MESSAGE_BYTES;
+    let too_long = || {
+        let text = format!("longer than {limit} bytes\n");
+        plain(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    // What says that it is too long need not be waited for.
+    if body.size_hint().lower() > limit as u64 {
+        return too_long();
+    }
+    let body = Limited::new(body, limit).collect();
+    match tokio::time::timeout(HANDOVER_LIMIT, body).await {
+        Ok(Ok(body)) => match handovers.try_send(body.to_bytes()) {
+            Ok(()) => plain(StatusCode::NO_CONTENT, String::new()),
+            Err(_full) => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many at once\n".to_owned(),
+            ),
+        },
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_long(),
+        Ok(Err(_)) => plain(StatusCode::BAD_REQUEST, "the body broke off\n".to_owned()),
+        Err(_elapsed) => plain(StatusCode::REQUEST_TIMEOUT, "too slow\n".to_owned()),
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
 }
 
 /// Passes binary frames on until either side ends the connection.

@@ -6,6 +6,7 @@
 //! young or a stale series is averaged.
 
 use serving::UnixTime;
+use smallvec::SmallVec;
 
 use crate::spec::Aggregation;
 
@@ -119,6 +120,22 @@ impl<const N: usize> Buckets<N> {
             None => self.linear_average(lane, last, age),
             Some(smoothing) => self.weighted_average(lane, last, age, smoothing),
         }
+    }
+
+    /// The index of the oldest and of the newest bucket that something was written to.
+    pub fn written(&self) -> Option<(i64, i64)> {
+        Some((self.first?, self.last?))
+    }
+
+    /// The buckets from index `last`, the newest, back; at most `count`, and none from before the
+    /// first write.
+    pub fn newest(&self, last: i64, count: usize) -> SmallVec<[[f64; N]; 8]> {
+        let first = self.first.unwrap_or(last);
+        let count = count.min(self.slots.len()) as i64;
+        let buckets = (first.max(last - count + 1)..=last).rev();
+        buckets
+            .map(|index| self.slots[self.position(index)])
+            .collect()
     }
 
     /// Changes the window; `now` decides whether what was written still counts. Kept data is

@@ -1,6 +1,6 @@
 //! Runs a program of ours beside its peers and prints one table of ratios.
 //!
-//! `cargo run --release -p benches --bin compare -- queue-proxy [--out DIR]`. Exit code 0 when every
+//! `cargo run --release -p benches --bin compare -- queue-proxy|autoscaler [--out DIR]`. Exit code 0 when every
 //! bar was measured and holds, 1 when one was missed or could not be measured, 2 on misuse.
 
 #![allow(
@@ -10,6 +10,7 @@
 )]
 
 mod alternate;
+mod autoscaler;
 mod lineup;
 mod queue_proxy;
 
@@ -32,6 +33,8 @@ struct Arguments {
 enum Subject {
     /// The sidecar beside HAProxy and nginx, and the Go queue-proxy and Envoy when given.
     QueueProxy(Options),
+    /// The autoscaler with up to ten thousand active revisions and fifty thousand at zero.
+    Autoscaler(Options),
 }
 
 /// What every comparison takes.
@@ -78,8 +81,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Subject::QueueProxy(options) = arguments.subject;
-    let outcome = runtime.block_on(queue_proxy::run(&options));
+    let (options, outcome) = match arguments.subject {
+        Subject::QueueProxy(options) => {
+            let outcome = runtime.block_on(queue_proxy::run(&options));
+            (options, outcome)
+        }
+        Subject::Autoscaler(options) => {
+            let outcome = runtime.block_on(autoscaler::run(&options));
+            (options, outcome)
+        }
+    };
     let report = match outcome {
         Ok(report) => report,
         Err(error) => {

@@ -3,11 +3,14 @@
 //! Whole-process comparisons run every subject beside the others in the same minutes, in turns,
 //! and speak in ratios of pairs: the absolute figures of a shared machine mean little.
 
+pub mod api_server;
+pub mod fleet;
 pub mod h2c;
 pub mod load;
 pub mod open_loop;
 pub mod overload;
 pub mod peers;
+pub mod pods;
 pub mod process;
 pub mod quota;
 pub mod report;

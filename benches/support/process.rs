@@ -76,7 +76,20 @@ impl Process {
     /// # Errors
     /// When the process ends first, or nothing listens after ten seconds.
     pub async fn listening(&mut self, address: SocketAddr) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        self.listening_within(address, Duration::from_secs(10))
+            .await
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// When the process ends first, or nothing listens in time.
+    pub async fn listening_within(
+        &mut self,
+        address: SocketAddr,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
         loop {
             if tokio::net::TcpStream::connect(address).await.is_ok() {
                 return Ok(());
@@ -165,6 +178,24 @@ fn cpu_of(pid: u32) -> anyhow::Result<Cpu> {
         system_us,
         total_us,
     })
+}
+
+/// CPU time of the calling thread so far, in microseconds.
+///
+/// # Errors
+/// Where the kernel keeps no such account.
+pub fn thread_cpu_us() -> anyhow::Result<f64> {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos = schedstat.split_whitespace().next();
+    Ok(nanos.context("schedstat is empty")?.parse::<f64>()? / 1e3)
+}
+
+/// Resident memory of this process, in bytes.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn own_rss_bytes() -> anyhow::Result<f64> {
+    status_field(std::process::id(), "VmRSS:").map(|kib| kib * 1024.0)
 }
 
 /// Time on a processor of all living threads; `None` where the kernel keeps no such account.

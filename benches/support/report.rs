@@ -36,6 +36,8 @@ pub struct Bar {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
     pub bar: f64,
+    /// Whether the figure must be at least `bar`, and not at most.
+    pub at_least: bool,
     pub holds: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -50,6 +52,7 @@ impl Bar {
             value,
             spread,
             bar,
+            at_least: false,
             holds: value.is_some_and(|value| value <= bar),
             note: None,
         }
@@ -57,10 +60,11 @@ impl Bar {
 
     /// The median of `spread` must be at least `bar`.
     pub fn at_least(name: &str, spread: Option<Spread>, bar: f64) -> Self {
-        let value = spread.map(|spread| spread.median);
+        let at_most = Self::at_most(name, spread, bar);
         Self {
-            holds: value.is_some_and(|value| value >= bar),
-            ..Self::at_most(name, spread, bar)
+            at_least: true,
+            holds: at_most.value.is_some_and(|value| value >= bar),
+            ..at_most
         }
     }
 
@@ -71,10 +75,19 @@ impl Bar {
             value: None,
             spread: None,
             bar,
+            at_least: false,
             holds: false,
             note: Some(why.to_owned()),
         }
     }
+}
+
+/// How a figure grows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Curve {
+    pub name: String,
+    /// In the order of their first coordinate.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// Everything that one comparison found.
@@ -85,6 +98,71 @@ pub struct Report {
     pub circumstances: Vec<String>,
     pub rows: Vec<Row>,
     pub bars: Vec<Bar>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<Curve>,
+}
+
+impl Curve {
+    /// A curve without points.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            points: Vec::new(),
+        }
+    }
+
+    /// The next point.
+    pub fn add(&mut self, x: f64, y: f64) {
+        self.points.push((x, y));
+    }
+
+    /// What one unit costs at `to`, as a multiple of what it costs at `from`: 1 is linear. `None`
+    /// where one of them was not measured.
+    pub fn growth_per_unit(&self, from: f64, to: f64) -> Option<f64> {
+        let each = |wanted: f64| {
+            let mut points = self.points.iter();
+            points.find_map(|(x, y)| (*x == wanted && *y > 0.0).then_some(y / x))
+        };
+        Some(each(to)? / each(from)?)
+    }
+
+    /// Both axes logarithmic: a straight line of 45 degrees is linear growth.
+    fn plot(&self) -> String {
+        const SIZE: f64 = 300.0;
+        let logarithms = |pick: fn(&(f64, f64)) -> f64| -> Vec<f64> {
+            let values = self.points.iter().map(pick);
+            values.map(|value| value.max(1e-9).log10()).collect()
+        };
+        let (xs, ys) = (logarithms(|point| point.0), logarithms(|point| point.1));
+        let (Some(xs_at), Some(ys_at)) = (Spread::of(&xs), Spread::of(&ys)) else {
+            return String::new();
+        };
+        let scale = (SIZE - 20.0) / (xs_at.max - xs_at.min).max(ys_at.max - ys_at.min).max(1.0);
+        let mut line = String::new();
+        let mut labels = String::new();
+        for ((x, y), point) in xs.iter().zip(&ys).zip(&self.points) {
+            let at = (
+                10.0 + (x - xs_at.min) * scale,
+                SIZE - 10.0 - (y - ys_at.min) * scale,
+            );
+            let _ = write!(line, "{:.1},{:.1} ", at.0, at.1);
+            let _ = write!(
+                labels,
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {:.4}</title></circle>",
+                at.0, at.1, point.0, point.1
+            );
+        }
+        format!(
+            "<figure><figcaption>{}</figcaption><svg width=\"{SIZE}\" height=\"{SIZE}\" role=\"img\">\
+             <polyline points=\"{line}\" fill=\"none\" stroke=\"#27a\"/>{labels}</svg></figure>",
+            escape(&self.text())
+        )
+    }
+
+    fn text(&self) -> String {
+        let points = self.points.iter().map(|(x, y)| format!("{x}: {y:.4}"));
+        format!("{}: {}", self.name, points.collect::<Vec<_>>().join(", "))
+    }
 }
 
 impl Report {
@@ -115,7 +193,7 @@ impl Report {
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "{:<34} {:<14} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
+                "{:<52} {:<14} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
                 row.case,
                 row.subject,
                 row.requests,
@@ -129,7 +207,7 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\n{:<66} {:>9} {:>19} {:>7}",
+            "\n{:<70} {:>11} {:>25} {:>9}",
             "bar", "median", "spread", "bar"
         );
         for bar in &self.bars {
@@ -143,14 +221,17 @@ impl Report {
             };
             let _ = writeln!(
                 text,
-                "{:<66} {:>9} {spread:>19} {:>7} {verdict}{}",
+                "{:<70} {:>11} {spread:>25} {:>9} {verdict}{}",
                 bar.name,
                 number(bar.value),
-                bar.bar,
+                format!("{} {}", if bar.at_least { "≥" } else { "≤" }, bar.bar),
                 bar.note
                     .as_ref()
                     .map_or_else(String::new, |note| format!(" ({note})"))
             );
+        }
+        for curve in &self.curves {
+            let _ = writeln!(text, "{}", curve.text());
         }
         text
     }
@@ -187,6 +268,9 @@ impl Report {
                 bar.bar * scale
             );
         }
+        for curve in &self.curves {
+            plots.push_str(&curve.plot());
+        }
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{subject}</title>\
              <style>body{{font:14px sans-serif;margin:2em}}figure{{margin:.4em 0}}</style>\
@@ -207,7 +291,16 @@ pub fn circumstances() -> Vec<String> {
         .map(|rest| rest.trim_start_matches([' ', '\t', ':']))
         .unwrap_or("unknown processor");
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    vec![format!("{model}, {cores} cores, Linux {}", kernel.trim())]
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap_or("?");
+    vec![format!(
+        "{model}, {cores} cores, Linux {}, at most {files} open files",
+        kernel.trim()
+    )]
 }
 
 fn number(value: Option<f64>) -> String {
@@ -240,5 +333,18 @@ mod tests {
         let spread = Spread::of(&[1.0]);
         assert!(Bar::at_most("x", spread, 1.0).holds);
         assert!(!Bar::at_most("x", spread, 0.99).holds);
+        assert!(Bar::at_least("x", spread, 1.0).holds);
+        assert!(!Bar::at_least("x", spread, 1.01).holds);
+        assert!(!Bar::at_least("x", None, 0.0).holds);
+    }
+
+    #[test]
+    fn growth_is_a_ratio_of_costs_per_unit() {
+        let mut curve = Curve::new("x");
+        curve.add(10.0, 1.0);
+        curve.add(100.0, 15.0);
+        assert_eq!(curve.growth_per_unit(10.0, 100.0), Some(1.5));
+        assert_eq!(curve.growth_per_unit(10.0, 1000.0), None);
+        assert!(curve.plot().contains("polyline"));
     }
 }

@@ -23,7 +23,7 @@ pub const SIGNAL_BASE: u8 = 128;
 pub const HELP: &str = "\
 Exit codes:
   0    ended as asked, everything drained
-  1    any other failure
+  1    any other failure; simulate --check: a difference
   2    the command line is not understood
   3    status: no pilotlight runs there
   64   a manifest or setting is invalid or cannot be read

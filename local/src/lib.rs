@@ -26,6 +26,7 @@ pub mod router;
 pub mod run;
 pub mod sample_app;
 pub mod service;
+pub mod simulate;
 pub mod status;
 pub mod supervisor;
 pub mod tether;
@@ -61,6 +62,18 @@ fn print_error(message: &str) {
 fn act(command: Command) -> Result<u8, Exit> {
     match command {
         Command::Run(options) => run::run(&options, &ProcessEnvironment),
+        Command::Simulate(options) => {
+            let mut out = io::BufWriter::new(io::stdout().lock());
+            let simulated = simulate::simulate(&options, &mut io::stdin().lock(), &mut out)?;
+            for warning in &simulated.warnings {
+                print_error(&format!("warning: {warning}"));
+            }
+            drop(out);
+            print(&[])?;
+            simulated.difference.map_or(Ok(exit::OK), |difference| {
+                Err(Exit::new(exit::FAILED, difference))
+            })
+        }
         Command::Status(options) => {
             let port = options.port();
             let path = status::socket::path(&ProcessEnvironment, port)

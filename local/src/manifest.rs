@@ -54,6 +54,10 @@ pub trait Machine {
     fn has_program(&self, program: &str, working_dir: Option<&str>) -> bool;
     /// Whether `path` is a directory.
     fn is_directory(&self, path: &str) -> bool;
+    /// Whether apps are to be started at all; where not, an image alone is enough.
+    fn starts_apps(&self) -> bool {
+        true
+    }
 }
 
 /// The machine this program runs on.
@@ -62,6 +66,10 @@ pub struct ThisMachine {
     /// The value of `PATH`.
     pub search_path: String,
 }
+
+/// A machine that only looks at manifests: nothing is started, so nothing has to exist.
+#[derive(Clone, Copy, Debug)]
+pub struct NoApps;
 
 /// All that was read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,6 +105,22 @@ impl Machine for ThisMachine {
 
     fn is_directory(&self, path: &str) -> bool {
         Path::new(path).is_dir()
+    }
+}
+
+// === impl NoApps ===
+
+impl Machine for NoApps {
+    fn has_program(&self, _program: &str, _working_dir: Option<&str>) -> bool {
+        true
+    }
+
+    fn is_directory(&self, _path: &str) -> bool {
+        true
+    }
+
+    fn starts_apps(&self) -> bool {
+        false
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::sample_app::SampleApp;
+use crate::simulate::{self, Simulate};
 
 /// The front port when none is given.
 pub const DEFAULT_PORT: u16 = 8080;
@@ -54,6 +55,9 @@ pub enum Command {
     /// Runs Services until Ctrl-C.
     #[command(after_help = RUN_EXAMPLES, after_long_help = long_help(RUN_EXAMPLES))]
     Run(Box<Run>),
+    /// Tries autoscaler settings on recorded or made-up traffic, without running anything.
+    #[command(after_help = simulate::EXAMPLES, after_long_help = long_help(simulate::EXAMPLES))]
+    Simulate(Box<Simulate>),
     /// Shows Services, revisions and replicas of a running pilotlight.
     Status(Status),
     /// An HTTP app to try things with: HTTP/1.1, h2c, WebSocket, server-sent events.
@@ -313,7 +317,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// A key and its value, which may be empty.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".into()),

@@ -29,6 +29,8 @@ pub(crate) struct RequestGuard {
     record: Option<Box<Record>>,
     spans: Option<Box<RequestSpans>>,
     _in_flight: Option<InFlightGuard>,
+    /// Without a free place the request is refused at once.
+    pub(crate) no_wait: bool,
     /// Warned of when a deadline cuts the response.
     timeouts: Option<TimeoutNames>,
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::tls::{self, PolicySettings};
 
 use crate::telemetry::TelemetrySettings;
 
@@ -117,14 +118,8 @@ pub struct Identity {
 pub struct TlsSettings {
     /// Holds `tls.crt` and `tls.key` when the system-internal TLS is on.
     pub directory: PathBuf,
-    /// `1.2` or `1.3`; 1.3 when empty.
-    pub min_version: String,
-    /// `1.2` or `1.3`; without limit when empty.
-    pub max_version: String,
-    /// Comma-separated suite names.
-    pub cipher_suites: String,
-    /// Comma-separated curve names.
-    pub curve_preferences: String,
+    /// What may be negotiated.
+    pub policy: PolicySettings,
 }
 
 /// Settings of ours, with upstream's behaviour as the default of each.
@@ -291,10 +286,7 @@ impl TlsSettings {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             directory: PathBuf::from(CERTIFICATE_DIRECTORY),
-            min_version: reader.string("QUEUE_PROXY_TLS_MIN_VERSION"),
-            max_version: reader.string("QUEUE_PROXY_TLS_MAX_VERSION"),
-            cipher_suites: reader.string("QUEUE_PROXY_TLS_CIPHER_SUITES"),
-            curve_preferences: reader.string("QUEUE_PROXY_TLS_CURVE_PREFERENCES"),
+            policy: PolicySettings::read(reader, &tls::QUEUE_PROXY),
         }
     }
 }

@@ -22,17 +22,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use serving::body::Body;
-use serving::forward::{ForwardError, error_response};
+use serving::forward::error_response;
 use serving::histogram::{BYTES, SECONDS};
+use serving::http_metrics::{HTTP_SCOPE, scope};
+pub(crate) use serving::http_metrics::{
+    OTHER_METHOD, error_type, method_name, server_address, version_name,
+};
 use serving::server::{Connection, Handler};
 use serving::telemetry::{PROMETHEUS_TEXT, prometheus_text};
-use serving::trace::{Attribute, Scope, Value};
+use serving::trace::{Attribute, Value};
 
 use self::legacy::Legacy;
 use self::series::{Histograms, LabelSet};
 use crate::config::Config;
 use crate::endpoint;
-use crate::telemetry::{HTTP_SCOPE, OWN_SCOPE, resource};
+use crate::telemetry::{OWN_SCOPE, resource};
 
 const PATH: &str = "/metrics";
 
@@ -270,18 +274,6 @@ fn as_f64(bytes: u64) -> f64 {
     bytes as f64
 }
 
-fn scope(registry: &mut Registry, scope: Scope) -> &mut Registry {
-    registry.sub_registry_with_labels(
-        [
-            ("otel_scope_name", scope.name),
-            ("otel_scope_schema_url", ""),
-            ("otel_scope_version", scope.version),
-        ]
-        .into_iter()
-        .map(|(label, value)| (Cow::Borrowed(label), Cow::Borrowed(value))),
-    )
-}
-
 /// The resource attributes, which appear on `target_info` alone.
 fn target(resource: &[Attribute]) -> Info<Vec<(String, String)>> {
     let label = |attribute: &Attribute| {
@@ -294,17 +286,6 @@ fn target(resource: &[Attribute]) -> Info<Vec<(String, String)>> {
         (name, value)
     };
     Info::new(resource.iter().map(label).collect())
-}
-
-/// What Go's instrumentation calls the type of an error: dialling and reading fail with the
-/// network's, everything else with a plain text.
-pub(crate) fn error_type(error: &ForwardError) -> &'static str {
-    let text = error.to_string();
-    if text.starts_with("dial tcp ") || text.starts_with("read tcp") {
-        "net.OpError"
-    } else {
-        "errors.errorString"
-    }
 }
 
 // === impl ServerFacts ===
@@ -387,57 +368,6 @@ impl LabelSet for StatusLabels {
         Self {
             http_response_status_code: 0,
         }
-    }
-}
-
-/// Host and port of a Host header; no port if it is the scheme's own, or no number above 0.
-pub(crate) fn server_address(host: &str, tls: bool) -> (&str, Option<u16>) {
-    let (address, port) = split_host(host);
-    let default_port = if tls { 443 } else { 80 };
-    let port = port.parse().ok();
-    (
-        address,
-        port.filter(|port| *port != 0 && *port != default_port),
-    )
-}
-
-/// Host and port of a Host header, brackets removed.
-fn split_host(host: &str) -> (&str, &str) {
-    let (address, port) = match host.rsplit_once(':') {
-        Some((address, port)) if !address.contains(':') || address.ends_with(']') => {
-            (address, port)
-        }
-        _ => (host, ""),
-    };
-    let bare = address
-        .strip_prefix('[')
-        .and_then(|address| address.strip_suffix(']'));
-    (bare.unwrap_or(address), port)
-}
-
-/// What OpenTelemetry calls a method outside its list.
-pub(crate) const OTHER_METHOD: &str = "_OTHER";
-
-pub(crate) fn method_name(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        Method::CONNECT => "CONNECT",
-        Method::TRACE => "TRACE",
-        _ => OTHER_METHOD,
-    }
-}
-
-pub(crate) fn version_name(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2.0",
-        _ => "1.1",
     }
 }
 

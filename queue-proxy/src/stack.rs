@@ -22,8 +22,8 @@ use serving::body::Body;
 use serving::breaker::Breaker;
 use serving::deadline::{Deadline, Timeouts};
 use serving::forward::{self, ForwardError, Forwarded, error_response, text_response};
-use serving::header::{self as knative, RequestClass};
-use serving::names::{CAPABILITY_HEADER, LOAD_HEADER, NOT_STARTED_HEADER};
+use serving::header::{self as knative, Marks, RequestClass};
+use serving::names::{CAPABILITY_HEADER, CAPABLE_WITHOUT_WAITING, LOAD_HEADER, NOT_STARTED_HEADER};
 use serving::pool::Upstream;
 use serving::request_stats::RequestStats;
 use serving::server::{Connection, Handler};
@@ -87,6 +87,15 @@ enum Class {
     ForwardedProbe,
 }
 
+/// What is known of a request that goes on to the app.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    class: Class,
+    /// As received.
+    marks: Marks,
+    now: Instant,
+}
+
 impl Handler for Stack {
     type Guard = Option<RequestGuard>;
 
@@ -99,7 +108,8 @@ impl Handler for Stack {
             return Response::new(Body::empty(None));
         }
         let now = Instant::now();
-        let class = RequestClass::of(request.headers());
+        let marks = Marks::scan(request.headers());
+        let class = RequestClass::of_marked(request.headers(), marks);
         let guard = self.guard(&request, connection, class.is_probe(), now);
         let class = match class {
             RequestClass::HealthCheck { probe, .. } => {
@@ -113,7 +123,8 @@ impl Handler for Stack {
             RequestClass::KubeletStyle => Class::KubeletStyle,
             RequestClass::ForwardedProbe => Class::ForwardedProbe,
         };
-        self.serve(request, class, connection, guard, now).await
+        let arrival = Arrival { class, marks, now };
+        self.serve(request, arrival, connection, guard).await
     }
 }
 
@@ -224,11 +235,11 @@ impl Stack {
     async fn serve(
         &self,
         mut request: Request<Incoming>,
-        class: Class,
+        arrival: Arrival,
         connection: &Connection,
         mut guard: RequestGuard,
-        now: Instant,
     ) -> Response<GuardedBody> {
+        let Arrival { class, marks, now } = arrival;
         self.shared.arrived(now);
         let is_instrumented = class == Class::Ordinary;
         guard.trace(
@@ -239,10 +250,16 @@ impl Stack {
             spans.tag(request.headers());
         }
         guard.enter(self.shared.in_flight.enter(), self.timeout_names.clone());
-        let capable = request.headers_mut().remove(&CAPABILITY).is_some();
-        let deadline = connection.deadline(&self.timeouts);
+        let capability = if marks.ours() {
+            request.headers_mut().remove(&CAPABILITY)
+        } else {
+            None
+        };
+        let capable = capability.is_some();
+        guard.no_wait = capability.is_some_and(|value| value == CAPABLE_WITHOUT_WAITING);
+        let deadline = connection.deadline_at(&self.timeouts, now);
         let answer = deadline
-            .limit(self.answer(request, class, connection, &mut guard, now))
+            .limit(self.answer(request, arrival, connection, &mut guard))
             .await;
         let mut response = match answer {
             Ok(Ok(forwarded)) => self.relay(forwarded, deadline, guard),
@@ -264,23 +281,29 @@ impl Stack {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        class: Class,
+        arrival: Arrival,
         connection: &Connection,
         guard: &mut RequestGuard,
-        now: Instant,
     ) -> Result<Forwarded, Refusal> {
+        let Arrival { class, marks, now } = arrival;
         let headers = request.headers_mut();
-        knative::shim_forwarded(headers);
-        // They named the revision to the activator and are nothing to the app.
-        headers.remove(&knative::REVISION_NAME);
-        headers.remove(&knative::REVISION_NAMESPACE);
+        if marks.forwarded() {
+            knative::shim_forwarded(headers);
+        }
+        if marks.revision() {
+            // They named the revision to the activator and are nothing to the app.
+            headers.remove(&knative::REVISION_NAME);
+            headers.remove(&knative::REVISION_NAMESPACE);
+        }
         if class != Class::KubeletStyle {
             if let Some(spans) = guard.spans() {
                 spans.proxying(now);
             }
-            let proxied = knative::is_proxied(request.headers());
+            let proxied = marks.knative() && knative::is_proxied(request.headers());
             guard.arrive(&self.stats, self.clock, proxied, now);
-            restore_host(&mut request);
+            if marks.knative() {
+                restore_host(&mut request);
+            }
             guard.rewritten(request.headers());
             self.admit(guard, now).await?;
         } else {
@@ -291,7 +314,7 @@ impl Stack {
         {
             guard.invoke(metrics, Instant::now());
         }
-        self.trace_hop(&mut request, class, guard);
+        self.trace_hop(&mut request, arrival, guard);
         let forwarded = forward::forward(&self.upstream, request, connection).await;
         let answer = forwarded.as_ref().map(|answer| answer.response.status());
         guard.exchanged(answer);
@@ -299,11 +322,16 @@ impl Stack {
     }
 
     /// Tells the app whose child it is: our span's, or without spans that of whoever asked us.
-    fn trace_hop(&self, request: &mut Request<Incoming>, class: Class, guard: &mut RequestGuard) {
+    fn trace_hop(
+        &self,
+        request: &mut Request<Incoming>,
+        Arrival { class, marks, .. }: Arrival,
+        guard: &mut RequestGuard,
+    ) {
         let is_instrumented = class == Class::Ordinary;
         match guard.spans() {
             Some(spans) => spans.asking(request, is_instrumented, Instant::now()),
-            None if is_instrumented => self.tracing.pass_on(request.headers_mut()),
+            None if is_instrumented && marks.trace() => self.tracing.pass_on(request.headers_mut()),
             None => {}
         }
     }
@@ -311,6 +339,12 @@ impl Stack {
     /// Waits for one of the places, if their number is limited.
     async fn admit(&self, guard: &mut RequestGuard, now: Instant) -> Result<(), Refusal> {
         let in_flight = match &self.breaker {
+            // One thread: who sees a free place gets it.
+            Some(breaker)
+                if guard.no_wait && breaker.in_flight() >= u64::from(breaker.capacity()) =>
+            {
+                return Err(Refusal::QueueFull);
+            }
             Some(breaker) => {
                 guard.queued(now);
                 let permit = breaker.enter().await.map_err(|_| Refusal::QueueFull)?;
@@ -346,7 +380,9 @@ impl Stack {
             }
             None => {
                 guard.answered(response.status());
-                response.map(|body| Body::upstream(body, Some(guard)).with_deadline(deadline))
+                let mut response = response.map(|body| Body::upstream(body, Some(guard)));
+                response.body_mut().set_deadline(deadline);
+                response
             }
         }
     }
@@ -385,6 +421,9 @@ fn bad_gateway(error: &ForwardError, mut guard: RequestGuard) -> Response<Guarde
 
 /// An app must not speak in this process's name.
 fn strip_own_names(headers: &mut HeaderMap) {
+    if !Marks::scan(headers).ours() {
+        return;
+    }
     for name in [&CAPABILITY, &NOT_STARTED, &LOAD] {
         headers.remove(name);
     }

@@ -24,7 +24,4 @@ pub(crate) const OWN_SCOPE: Scope = Scope {
 };
 
 /// Its HTTP instrumentation.
-pub(crate) const HTTP_SCOPE: Scope = Scope {
-    name: "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp",
-    version: "0.69.0",
-};
+pub(crate) use serving::http_metrics::HTTP_SCOPE;

@@ -4,32 +4,25 @@
 //! The certificate comes from a mounted Secret whose files are replaced behind a symlink, so they
 //! are read again on a timer and compared; whether there is one at all is decided at the start.
 
-mod policy;
-
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
+use serving::tls::{self, CERTIFICATE, KEY, PairError, Policy, ServedCertificate};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsSettings;
 
-pub use policy::PolicyError;
+pub use serving::tls::PolicyError;
 
 /// How often the files are compared (`NewCertWatcher`).
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
-
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
 
 /// Why the certificate or the policy cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,18 +36,12 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
-    /// Not PEM, or without the parts that are needed.
-    #[error("could not parse {file}")]
-    Pem {
-        /// Which of the two.
-        file: &'static str,
-        /// Why.
-        #[source]
-        source: pem::Error,
-    },
-    /// The pair does not make a server certificate.
-    #[error("certificate and key do not fit")]
-    Pair(#[source] rustls::Error),
+    /// The pair in the files cannot be served.
+    #[error(transparent)]
+    Pair(#[from] PairError),
+    /// The policy and the cryptography at hand have nothing in common.
+    #[error("TLS policy cannot be used")]
+    Unusable(#[source] rustls::Error),
     /// `QUEUE_PROXY_TLS_*` has values that make no policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -63,7 +50,7 @@ pub enum TlsError {
 /// The serving certificate and what watches over it.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    resolver: Arc<Resolver>,
+    served: Arc<ServedCertificate>,
     config: Arc<ServerConfig>,
     watched: Watched,
 }
@@ -75,12 +62,6 @@ struct Watched {
     certificate: Vec<u8>,
     key: Vec<u8>,
     provider: Arc<CryptoProvider>,
-}
-
-/// Hands out the pair that was read last, whatever name the client asks for.
-#[derive(Debug)]
-struct Resolver {
-    pair: RwLock<Arc<CertifiedKey>>,
 }
 
 /// Whether both files exist; an error other than their absence is one.
@@ -101,7 +82,7 @@ pub fn certificates_exist(settings: &TlsSettings) -> Result<bool, TlsError> {
 impl Certificates {
     /// Reads the pair and the policy.
     pub(crate) fn load(settings: &TlsSettings) -> Result<Self, TlsError> {
-        let policy = policy::Policy::read(settings)?;
+        let policy = Policy::new(&settings.policy)?;
         let provider = Arc::new(policy.provider);
         let watched = Watched {
             certificate: read(&settings.directory, CERTIFICATE)?,
@@ -109,18 +90,13 @@ impl Certificates {
             directory: settings.directory.clone(),
             provider: Arc::clone(&provider),
         };
-        let resolver = Arc::new(Resolver {
-            pair: RwLock::new(Arc::new(watched.pair()?)),
-        });
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&policy.versions)
-            .map_err(TlsError::Pair)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let served = ServedCertificate::new(watched.pair()?);
+        let resolver = Arc::clone(&served) as Arc<dyn ResolvesServerCert>;
+        let config =
+            tls::server_config(&policy.versions, provider, resolver).map_err(TlsError::Unusable)?;
         Ok(Self {
-            resolver,
-            config: Arc::new(config),
+            served,
+            config,
             watched,
         })
     }
@@ -143,7 +119,7 @@ impl Certificates {
             Ok(None) => {}
             Ok(Some((watched, pair))) => {
                 self.watched = watched;
-                *self.resolver.pair.write() = Arc::new(pair);
+                self.served.replace(pair);
                 tracing::info!("Certificate and/or key have changed on disk and were reloaded.");
             }
             Err(error) => {
@@ -171,29 +147,17 @@ impl Watched {
     }
 
     fn pair(&self) -> Result<CertifiedKey, TlsError> {
-        let failed = |file| move |source| TlsError::Pem { file, source };
-        let chain = CertificateDer::pem_slice_iter(&self.certificate)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed(CERTIFICATE))?;
-        if chain.is_empty() {
-            return Err(failed(CERTIFICATE)(pem::Error::NoItemsFound));
-        }
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(failed(KEY))?;
-        CertifiedKey::from_der(chain, key, &self.provider).map_err(TlsError::Pair)
+        Ok(tls::certified_key(
+            &self.certificate,
+            &self.key,
+            &self.provider,
+        )?)
     }
 }
 
 fn read(directory: &Path, name: &str) -> Result<Vec<u8>, TlsError> {
     let path = directory.join(name);
     fs::read(&path).map_err(|source| TlsError::File { path, source })
-}
-
-// === impl Resolver ===
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.pair.read()))
-    }
 }
 
 #[cfg(test)]

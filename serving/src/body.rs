@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::deadline::{Deadline, Expired};
-use crate::pool::UpstreamBody;
+use crate::pool::{UpstreamBody, UpstreamError};
 use crate::server::Busy;
 
 /// How a body ended.
@@ -77,21 +77,32 @@ pub struct Body<G: Guard = ()> {
     guard: Option<G>,
     /// Until the drop: bytes read in the meantime belong to this exchange.
     busy: Option<Busy>,
+    /// Something was handed out, the head at first, that the connection has not had time to write.
+    is_fresh: bool,
+    /// An error that waits for that.
+    held_back: Option<Box<BodyError>>,
 }
 
+#[derive(Default)]
 enum Source {
+    #[default]
     Empty,
     Full(Bytes),
     Upstream(UpstreamBody),
     Incoming(Incoming),
+    /// Bytes that were taken and put back, and what follows them.
+    Again(Box<(Bytes, Source)>),
 }
 
 /// Why a body was aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The other connection broke.
+    /// The client's connection broke.
     #[error("stream failed")]
     Stream(#[from] hyper::Error),
+    /// The app's connection broke.
+    #[error("stream failed")]
+    Upstream(#[from] UpstreamError),
     /// A deadline fired.
     #[error("deadline exceeded")]
     Expired(Expired),
@@ -132,7 +143,15 @@ impl<G: Guard> Body<G> {
             deadline: None,
             guard,
             busy: None,
+            is_fresh: true,
+            held_back: None,
         }
+    }
+
+    /// The next frame will be `bytes`, which was taken from this body.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        let rest = std::mem::take(&mut self.source);
+        self.source = Source::Again(Box::new((bytes, rest)));
     }
 
     /// Lets the client's connection count as busy while this body lives.
@@ -161,6 +180,8 @@ impl<G: Guard> Body<G> {
             deadline: self.deadline.take(),
             guard: Some(wrap(self.guard.take())),
             busy: self.busy.take(),
+            is_fresh: self.is_fresh,
+            held_back: self.held_back.take(),
         }
     }
 
@@ -174,21 +195,27 @@ impl<G: Guard> Body<G> {
         }
     }
 
+    /// The next frame. An error waits until the connection has had a turn, because hyper drops what
+    /// it has not written when a body fails: the client shall get what the app sent.
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.source {
-            Source::Empty => None,
-            Source::Full(bytes) => {
-                let frame = Frame::data(std::mem::take(bytes));
-                self.source = Source::Empty;
-                Some(Ok(frame))
+        if let Some(error) = self.held_back.take() {
+            return Poll::Ready(Some(Err(*error)));
+        }
+        match self.source.poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) if self.is_fresh => {
+                self.is_fresh = false;
+                self.held_back = Some(Box::new(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
-            Source::Incoming(body) => ready!(http_body::Body::poll_frame(Pin::new(body), cx)),
-        };
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Stream)))
+            polled => {
+                self.is_fresh = polled.is_ready();
+                polled
+            }
+        }
     }
 }
 
@@ -239,21 +266,11 @@ impl<G: Guard> http_body::Body for Body<G> {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Empty => true,
-            Source::Full(_) => false,
-            Source::Upstream(body) => body.is_end_stream(),
-            Source::Incoming(body) => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Upstream(body) => body.size_hint(),
-            Source::Incoming(body) => body.size_hint(),
-        }
+        self.source.size_hint()
     }
 }
 
@@ -280,6 +297,7 @@ impl<G: Guard> fmt::Debug for Body<G> {
             Source::Full(_) => "full",
             Source::Upstream(_) => "upstream",
             Source::Incoming(_) => "incoming",
+            Source::Again(_) => "again",
         };
         f.debug_struct("Body")
             .field("source", &source)
@@ -297,6 +315,51 @@ impl Source {
             Self::Empty
         } else {
             Self::Full(bytes)
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(match self {
+            Source::Empty => None,
+            Source::Full(bytes) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                *self = Source::Empty;
+                Some(Ok(frame))
+            }
+            Source::Again(again) => {
+                let (bytes, rest) = std::mem::take(&mut **again);
+                *self = rest;
+                Some(Ok(Frame::data(bytes)))
+            }
+            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)?).map(Ok),
+            Source::Incoming(body) => {
+                ready!(http_body::Body::poll_frame(Pin::new(body), cx)?).map(Ok)
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) | Self::Again(_) => false,
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Incoming(body) => http_body::Body::is_end_stream(body),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Upstream(body) => body.size_hint(),
+            Self::Incoming(body) => http_body::Body::size_hint(body),
+            Self::Again(again) => match again.1.size_hint().exact() {
+                Some(rest) => SizeHint::with_exact(rest + again.0.len() as u64),
+                None => SizeHint::default(),
+            },
         }
     }
 }

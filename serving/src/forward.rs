@@ -15,6 +15,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
+pub(crate) use self::error::words as io_words;
 pub use self::error::{Fault, ForwardError};
 pub use self::rewrite::{host, prepare_request, set_host};
 use crate::body::{Body, Guard};
@@ -105,7 +106,7 @@ fn wanted_upgrade(request: &Request<Body>) -> Result<Option<Wanted>, ForwardErro
 
 /// A 101 is relayed if it says what was asked for.
 fn switch(
-    mut response: Response<UpstreamBody>,
+    response: Response<UpstreamBody>,
     wanted: Option<Wanted>,
 ) -> Result<Forwarded, ForwardError> {
     let got = response.headers().get(header::UPGRADE);
@@ -116,16 +117,15 @@ fn switch(
         return Err(ForwardError::other_protocol(got, asked));
     };
     let is_websocket = got.eq_ignore_ascii_case(b"websocket");
-    let upgrade = Upgrade {
+    let (head, body) = response.into_parts();
+    let upgrade = body.into_switched().map(|app| Upgrade {
         client: wanted.client.clone(),
-        app: hyper::upgrade::on(&mut response),
+        app,
         is_websocket,
-    };
+    });
+    let mut response = Response::from_parts(head, UpstreamBody::empty());
     *response.version_mut() = Version::HTTP_11;
-    Ok(Forwarded {
-        response,
-        upgrade: Some(upgrade),
-    })
+    Ok(Forwarded { response, upgrade })
 }
 
 /// What Go's `http.Error` answers: the text and a newline.

@@ -5,12 +5,14 @@
 //! an empty value is the same as none. Upstream: `knative.dev/networking/pkg/http/header`.
 
 mod forwarded;
+mod marks;
 
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 pub use forwarded::{MAX_FORWARDED_BYTES, shim_forwarded};
+pub use marks::Marks;
 
 /// `HashKey`: which version of the networking configuration is deployed; echoed to ingress probes.
 pub static HASH: HeaderName = HeaderName::from_static("k-network-hash");
@@ -108,8 +110,17 @@ pub enum RequestClass<'a> {
 impl<'a> RequestClass<'a> {
     /// Classifies a request.
     pub fn of(headers: &'a HeaderMap) -> Self {
+        Self::of_marked(headers, Marks::scan(headers))
+    }
+
+    /// [`RequestClass::of`] for a caller that has scanned the headers already.
+    pub fn of_marked(headers: &'a HeaderMap, marks: Marks) -> Self {
         let agent = value(headers, &http::header::USER_AGENT);
-        let probe = value(headers, &PROBE);
+        let probe = if marks.knative() {
+            value(headers, &PROBE)
+        } else {
+            &[]
+        };
         let kubelet = agent.starts_with(KUBE_PROBE_USER_AGENT_PREFIX.as_bytes());
         if kubelet
             || KNATIVE_PROBE_USER_AGENTS
@@ -117,6 +128,9 @@ impl<'a> RequestClass<'a> {
                 .any(|prefix| agent.starts_with(prefix.as_bytes()))
         {
             return Self::HealthCheck { probe, kubelet };
+        }
+        if !marks.knative() {
+            return Self::Ordinary;
         }
         if probe == PROBE_VALUE.as_bytes() {
             return Self::NetworkProbe(value(headers, &HASH));

@@ -1,17 +1,19 @@
 //! Connections to one destination: a stack of idle ones for HTTP/1, shared ones for h2c.
 //!
 //! The most recently used HTTP/1 connection is used first. A connection returns to the stack as
-//! soon as hyper is ready for the next request, which for a small response is when its head
-//! arrives. Nothing is armed per connection: one sweep per destination runs while anything idles.
+//! soon as all of a response has been read, which for a small one is when its head arrives. Nothing
+//! is armed per connection: one sweep per destination runs while anything idles.
 //!
-//! A request is sent again by itself only when that is safe: always when hyper hands it back
-//! unwritten; otherwise once a *reused* connection ended before the first byte of a response, for
+//! A request is sent again by itself only when that is safe: always when nothing of it has been
+//! written; otherwise once a *reused* connection ended before the first byte of a response, for
 //! requests without a body whose method (or `Idempotency-Key`) allows it. That covers apps that
 //! close idle connections just as they are used again.
 
 mod dial;
 mod http1;
 mod http2;
+mod stream;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -29,7 +31,10 @@ use hyper::rt::Executor;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::AbortHandle;
 
-use self::http1::Idle;
+pub(crate) use self::http1::Broken;
+use self::http1::{Download, Idle};
+pub(crate) use self::stream::Stream;
+pub use self::tls::UpstreamTls;
 use crate::body::Body;
 use crate::forward::ForwardError;
 
@@ -55,6 +60,8 @@ pub struct UpstreamOptions {
     pub max_header_bytes: usize,
     /// Header lines of a response's head, as in `ServerOptions`. Default: `None`.
     pub max_headers: Option<usize>,
+    /// How connections are encrypted. Default: not at all.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// One destination. Not `Send`; requests keep it alive. Dropping it closes what idles.
@@ -75,19 +82,33 @@ pub struct Upstream {
 
 /// An app's response body. Gives its connection back at its end.
 #[derive(Debug)]
-pub struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
-}
+pub struct UpstreamBody(Source);
 
-/// What an unfinished response still holds.
 #[derive(Debug)]
-enum Lease {
-    Http1(http1::Lease),
+enum Source {
+    /// All of it has been read; empty at its end.
+    Whole(Bytes),
+    Http1(Box<Download>),
     Http2 {
+        incoming: Incoming,
         /// Counts the stream.
         _stream: http2::Stream,
     },
+    /// None, after a protocol switch: the connection and what was read of what comes next.
+    Switched(Box<(Stream, Bytes)>),
+}
+
+/// A response's body broke.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct UpstreamError(#[from] Reason);
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error(transparent)]
+    Http1(#[from] Broken),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
 }
 
 /// Spawns hyper's tasks on this thread.
@@ -104,6 +125,7 @@ impl Default for UpstreamOptions {
             max_dials: 1024,
             max_header_bytes: 1 << 20,
             max_headers: None,
+            tls: None,
         }
     }
 }
@@ -186,48 +208,89 @@ impl Drop for Upstream {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    fn new(incoming: Incoming, lease: Option<Lease>) -> Self {
-        Self { incoming, lease }
+    fn whole(bytes: Bytes) -> Self {
+        Self(Source::Whole(bytes))
+    }
+
+    /// No bytes.
+    pub(crate) fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    fn http1(body: Download) -> Self {
+        Self(Source::Http1(Box::new(body)))
+    }
+
+    fn http2(incoming: Incoming, stream: http2::Stream) -> Self {
+        Self(Source::Http2 {
+            incoming,
+            _stream: stream,
+        })
+    }
+
+    fn switched(stream: Option<Stream>, rest: Bytes) -> Self {
+        match stream {
+            Some(stream) => Self(Source::Switched(Box::new((stream, rest)))),
+            None => Self::empty(),
+        }
+    }
+
+    /// The connection that a 101 left behind, and what was read after the response.
+    pub(crate) fn into_switched(self) -> Option<(Stream, Bytes)> {
+        match self.0 {
+            Source::Switched(switched) => Some(*switched),
+            _ => None,
+        }
     }
 
     /// The next frame; the end gives the connection back.
     pub fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let frame = http_body::Body::poll_frame(Pin::new(&mut this.incoming), cx);
-        if let Poll::Ready(None) = frame {
-            this.finish();
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match &mut self.get_mut().0 {
+            Source::Switched(_) => Poll::Ready(None),
+            Source::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Source::Http1(body) => body
+                .poll_frame(cx)
+                .map_err(|broken| Reason::from(broken).into()),
+            Source::Http2 { incoming, .. } => http_body::Body::poll_frame(Pin::new(incoming), cx)
+                .map_err(|error| Reason::from(error).into()),
         }
-        frame
     }
 
     /// Whether the end has been seen.
     pub fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.incoming)
+        match &self.0 {
+            Source::Switched(_) => true,
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Http1(body) => body.is_end_stream(),
+            Source::Http2 { incoming, .. } => http_body::Body::is_end_stream(incoming),
+        }
     }
 
     /// How many bytes are to come.
     pub fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.incoming)
-    }
-
-    fn finish(&mut self) {
-        if let Some(Lease::Http1(lease)) = self.lease.take() {
-            lease.give_back();
+        match &self.0 {
+            Source::Switched(_) => SizeHint::with_exact(0),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Http1(body) => body.size_hint(),
+            Source::Http2 { incoming, .. } => http_body::Body::size_hint(incoming),
         }
     }
 }
 
 impl http_body::Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UpstreamError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         UpstreamBody::poll_frame(self, cx)
     }
 
@@ -237,15 +300,6 @@ impl http_body::Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         UpstreamBody::size_hint(self)
-    }
-}
-
-impl Drop for UpstreamBody {
-    fn drop(&mut self) {
-        // A body of known length is dropped after its last byte, without being asked for its end.
-        if self.lease.is_some() && self.is_end_stream() {
-            self.finish();
-        }
     }
 }
 

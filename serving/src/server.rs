@@ -17,6 +17,7 @@ mod http1;
 mod http2;
 mod shutdown;
 mod sniff;
+mod socket;
 mod vet;
 
 use std::cell::Cell;
@@ -43,6 +44,7 @@ pub use self::connection::Connection;
 pub use self::gate::Gate;
 pub use self::shutdown::Shutdown;
 use self::sniff::Sniffed;
+pub(crate) use self::socket::Socket;
 use crate::body::{Body, Guard};
 use crate::deadline::{Timers, Watch};
 
@@ -249,11 +251,11 @@ impl<H: Handler> Server<H> {
             connection.activity().edge().guard_with(gate);
         }
         if !self.options.http2 {
-            return http1::serve(self, stream, connection).await;
+            return http1::serve_socket(self, stream, connection).await;
         }
         let preface = sniff::preface(&stream);
         match sniff::in_time(preface, &connection, &self.shutdown).await {
-            Some(Sniffed::Http1) => http1::serve(self, stream, connection).await,
+            Some(Sniffed::Http1) => http1::serve_socket(self, stream, connection).await,
             Some(Sniffed::Http2) => Box::pin(http2::serve(self, stream, connection)).await,
             None => {}
         }
@@ -270,12 +272,18 @@ impl<H: Handler> Server<H> {
                 sniff::refuse_cleartext(&mut stream).await;
                 return None;
             }
-            acceptor.accept(stream).await.ok()
+            let mut stream = acceptor.accept(stream).await.ok()?;
+            let http2 = match stream.get_ref().1.alpn_protocol() {
+                Some(protocol) => protocol == b"h2",
+                None => sniff::is_preface(&mut stream).await,
+            };
+            Some((stream, http2 && self.options.http2))
         };
-        let Some(stream) = sniff::in_time(handshake, &connection, &self.shutdown).await else {
+        let handshake = sniff::in_time(handshake, &connection, &self.shutdown).await;
+        let Some((stream, http2)) = handshake else {
             return;
         };
-        if self.options.http2 && stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        if http2 {
             http2::serve(self, stream, connection).await;
         } else {
             http1::serve(self, stream, connection).await;

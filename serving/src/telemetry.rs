@@ -10,7 +10,8 @@ mod settings;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
@@ -44,6 +45,7 @@ const SAMPLING_SLOTS: usize = 1024;
 #[derive(Debug)]
 pub struct LogLayer {
     settings: LogSettings,
+    level: LogLevel,
     /// `logger`: the component.
     logger: String,
     /// Constant members, encoded: each begins with a comma.
@@ -51,6 +53,10 @@ pub struct LogLayer {
     writer: LineWriter,
     sampler: Option<Sampler>,
 }
+
+/// The least severe level that a layer writes, which can change while it does. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LogLevel(Arc<AtomicU8>);
 
 #[derive(Debug)]
 struct Sampler {
@@ -91,6 +97,7 @@ impl LogLayer {
             logger.to_owned()
         };
         Self {
+            level: LogLevel::new(settings.level),
             settings,
             logger,
             constant: encoded,
@@ -99,12 +106,17 @@ impl LogLayer {
         }
     }
 
+    /// For whoever follows the configuration.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let own = OWN_TARGETS
             .iter()
             .any(|target| metadata.target().starts_with(target));
         let level = metadata.level();
-        *level <= self.settings.level && (own || *level <= FOREIGN_LEVEL)
+        *level <= self.level.get() && (own || *level <= FOREIGN_LEVEL)
     }
 
     fn line(&self, metadata: &Metadata<'_>, members: &Members, now: Timestamp) -> String {
@@ -167,7 +179,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.settings.level)
+        Some(self.level.get())
     }
 
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
@@ -182,6 +194,59 @@ impl<S: Subscriber> Layer<S> for LogLayer {
             let line = self.line(event.metadata(), &members, now);
             self.writer.write(line.into_bytes());
         }
+    }
+}
+
+// === impl LogLevel ===
+
+impl LogLevel {
+    const LEVELS: [LevelFilter; 6] = [
+        LevelFilter::OFF,
+        LevelFilter::ERROR,
+        LevelFilter::WARN,
+        LevelFilter::INFO,
+        LevelFilter::DEBUG,
+        LevelFilter::TRACE,
+    ];
+
+    fn new(level: LevelFilter) -> Self {
+        Self(Arc::new(AtomicU8::new(Self::position(level))))
+    }
+
+    fn position(level: LevelFilter) -> u8 {
+        (0..)
+            .zip(Self::LEVELS)
+            .find_map(|(position, known)| (known == level).then_some(position))
+            .unwrap_or_default()
+    }
+
+    /// The present level.
+    pub fn get(&self) -> LevelFilter {
+        let position = usize::from(self.0.load(Ordering::Relaxed));
+        Self::LEVELS
+            .get(position)
+            .copied()
+            .unwrap_or(LevelFilter::INFO)
+    }
+
+    /// Takes the level from a configuration, read as at start; false when it is the present one. A
+    /// configuration that cannot be used changes nothing
+    /// (`vendor/knative.dev/pkg/logging/config.go`, `UpdateLevelFromConfigMap`).
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn configure(&self, config: &str, level: &str) -> Result<bool, SettingsError> {
+        let (settings, problem) = LogSettings::read(config, level);
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        let new = Self::position(settings.level);
+        let changed = self.0.swap(new, Ordering::Relaxed) != new;
+        if changed {
+            // What every log statement knows of who listens was worked out with the old level.
+            tracing::callsite::rebuild_interest_cache();
+        }
+        Ok(changed)
     }
 }
 

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use slab::Slab;
 use tokio::sync::Notify;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use self::tunnel::{Side, Tunnel};
 use crate::body::{End, Guard, Outcome};
 use crate::deadline::Expired;
+use crate::pool::Stream;
 
 /// Bytes read at once, into one buffer that all tunnels share; also the most that one direction of
 /// a tunnel holds back for a peer that does not read.
@@ -34,7 +36,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Upgrade {
     pub(crate) client: OnUpgrade,
-    pub(crate) app: OnUpgrade,
+    /// The app's connection, and what was read from it after its 101.
+    pub(crate) app: (Stream, Bytes),
     pub(crate) is_websocket: bool,
 }
 
@@ -137,11 +140,11 @@ impl<G: Guard> Running<G> {
 
     async fn run(&mut self, upgrade: Upgrade) {
         let is_websocket = upgrade.is_websocket;
-        // The app's side is ready at once, the client's when the 101 has been written.
-        let (Ok(app), Ok(client)) = (upgrade.app.await, upgrade.client.await) else {
+        // When the 101 has been written.
+        let Ok(client) = upgrade.client.await else {
             return;
         };
-        let mut tunnel = Tunnel::new(Side::new(client), Side::new(app), is_websocket);
+        let mut tunnel = Tunnel::new(Side::client(client), Side::app(upgrade.app), is_websocket);
         let state = Rc::clone(&self.state);
         let ended = tokio::select! {
             biased;

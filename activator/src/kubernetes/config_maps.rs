@@ -106,3 +106,6 @@ pub fn apply(observability: &Observability, activator: &Activator) {
         tracing::error!(%error, "request log template is not used");
     }
 }
+
+#[cfg(test)]
+mod tests;

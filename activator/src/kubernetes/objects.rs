@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{NotUsed, Object, ObjectMeta};
 use serde::Deserialize;
-use serving::RevisionId;
+use serving::{RevisionId, names};
 
 use crate::endpoints::{Address, Endpoints, Port, Subset};
 use crate::world::{Protocol, Revision};
@@ -122,6 +122,7 @@ impl RevisionSpec {
 /// A Revision as the request path needs it; `None` without a name.
 pub fn revision(object: &RevisionObject) -> Option<Revision> {
     let id = id_of(&object.metadata)?;
+    let id_text = id.to_string();
     let spec = &object.spec;
     let label = |name: &str| {
         let labels = object.metadata.labels.as_ref();
@@ -144,8 +145,23 @@ pub fn revision(object: &RevisionObject) -> Option<Revision> {
         service: label(SERVICE_LABEL),
         configuration: label(CONFIGURATION_LABEL),
         full_duplex,
+        max_wait: annotations
+            .and_then(|annotations| annotations.get(names::MAX_WAIT_ANNOTATION))
+            .and_then(|value| max_wait(&id_text, value)),
         probe_optimization: spec.probe_optimization(),
     })
+}
+
+/// What cannot be read is no limit.
+fn max_wait(revision: &str, value: &str) -> Option<Duration> {
+    match serving::go::parse_duration(value) {
+        Ok(nanos) if nanos > 0 => Some(serving::go::duration_to_std(nanos)),
+        _ => {
+            let annotation = names::MAX_WAIT_ANNOTATION;
+            tracing::warn!(revision, annotation, value, "not a duration above zero");
+            None
+        }
+    }
 }
 
 /// Zero is off.
@@ -264,7 +280,10 @@ mod tests {
                 "namespace": "default",
                 "name": "hello-00001",
                 "labels": {"serving.knative.dev/service": "hello"},
-                "annotations": {"features.knative.dev/http-full-duplex": "eNabled"},
+                "annotations": {
+                    "features.knative.dev/http-full-duplex": "eNabled",
+                    "pilotlight.dev/max-wait": "1m30s",
+                },
             },
             "spec": spec,
         });
@@ -287,6 +306,8 @@ mod tests {
         assert_eq!(read.idle_timeout, None);
         assert_eq!(read.service, "hello");
         assert!(read.full_duplex);
+        assert_eq!(read.max_wait, Some(Duration::from_secs(90)));
+        assert_eq!(max_wait("a/b", "soon"), None);
         assert!(read.probe_optimization);
     }
 

@@ -5,24 +5,38 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use kube::Client;
 use prometheus_client::registry::Registry;
+use rustls::crypto::ring;
+use rustls::server::ResolvesServerCert;
 use serving::body::Body;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::forward::error_response;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
+use serving::tls;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
+use super::certificates;
 use super::config_maps::{self, Configuration};
+use super::ingress::IngressOptions;
 use super::watches::{Watches, may_list_endpoint_slices};
-use crate::config::{Config, HTTP_PORT, HTTP2_PORT, parse_version};
+use crate::config::{
+    Config, HTTP_PORT, HTTP2_PORT, HTTPS_PORT, INGRESS_HTTP_PORT, INGRESS_HTTPS_PORT,
+    INGRESS_LOCAL_PORT, parse_version,
+};
+use crate::ingress::front::{Certificates, Front, Gateway};
+use crate::internal_tls::InternalTlsError;
 use crate::{Activator, UPDATES_CAPACITY};
 
 /// How long the API server may take to answer at start, and the pause between questions.
@@ -33,6 +47,8 @@ const VERSION_PAUSE: Duration = Duration::from_secs(1);
 const FINISH_LIMIT: Duration = Duration::from_secs(540);
 /// Upstream's limit on heads of scrapes.
 const SCRAPE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Its limit on heads of requests for profiles.
+const PROFILING_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why the activator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +64,12 @@ pub enum StartError {
     /// The API server did not answer.
     #[error("API server not reached")]
     Unreachable(#[source] Box<kube::Error>),
-    /// A setting that this activator cannot honour.
-    #[error("system-internal-tls is enabled, which this activator does not speak")]
-    InternalTls,
+    /// `system-internal-tls` is enabled, and its Secret or bundles cannot be read.
+    #[error("certificates of system-internal-tls cannot be read")]
+    Certificates(#[source] Box<kube::Error>),
+    /// They or the settings cannot be used.
+    #[error("system-internal-tls cannot be used")]
+    InternalTls(#[from] InternalTlsError),
     /// A port cannot be listened on.
     #[error("cannot listen on port {port}")]
     Bind {
@@ -64,8 +83,18 @@ pub enum StartError {
     Watches,
 }
 
+/// What is pushed; nothing without the feature.
+#[cfg(feature = "otel")]
+pub type Exports = Option<crate::export::Export>;
+/// What is pushed; nothing without the feature.
+#[cfg(not(feature = "otel"))]
+pub type Exports = Option<std::convert::Infallible>;
+
 /// Serves scrapes.
 struct Scrapes(Registry);
+
+/// Answers on the profiling port that nothing is there: Go's profiles have no counterpart.
+struct Profiles;
 
 /// Waits until the API server answers, and refuses one that is too old.
 pub async fn check_version(client: &Client, wanted: (u32, u32)) -> Result<(), StartError> {
@@ -96,25 +125,45 @@ pub async fn run(
     config: Config,
     configuration: Configuration,
     client: Client,
-    log: LineWriter,
+    (log, export): (LineWriter, Exports),
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    if configuration.network.system_internal_tls {
-        return Err(StartError::InternalTls);
-    }
+    let mut tasks = JoinSet::new();
     let mut options = config.options;
+    if configuration.network.system_internal_tls {
+        let namespace = &config.system_namespace;
+        let tls = certificates::read(&client, namespace).await?;
+        let watched = (client.clone(), namespace.clone(), tls.clone());
+        tasks.spawn_local(async move {
+            let (client, namespace, tls) = watched;
+            certificates::follow(&client, &namespace, &tls).await;
+        });
+        options.internal_tls = Some(tls);
+    }
+    let acceptor = match &options.internal_tls {
+        Some(tls) => Some(TlsAcceptor::from(tls.server_config(&config.tls)?)),
+        None => None,
+    };
     let network = &configuration.network;
     options.probe.mesh_mode = network.mesh_compatibility_mode;
     options.probe.mesh_pod_addressability = network.enable_mesh_pod_addressability;
     let drain = options.drain;
+    let cluster_domain = options.cluster_domain.clone();
+    let system_namespace = config.system_namespace.clone();
+    let gateway_client = client.clone();
 
     let mut registry = Registry::default();
     let (updates, received) = mpsc::channel(UPDATES_CAPACITY);
     let (activator, driver) = crate::new(options, received, &mut registry);
     activator.log_requests_to(log);
     config_maps::apply(&configuration.observability, &activator);
-    let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(driver.run());
+    #[cfg(feature = "otel")]
+    if let Some(export) = export {
+        tasks.spawn_local(crate::export::run(activator.clone(), export));
+    }
+    #[cfg(not(feature = "otel"))]
+    drop(export);
 
     let slices = may_list_endpoint_slices(&client).await.unwrap_or(false);
     let source = if slices {
@@ -141,14 +190,32 @@ pub async fn run(
     if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
         let scrapes = Scrapes(registry);
         let socket = bind(config.metrics_address).await?;
-        tasks.spawn_local(serve_scrapes(socket, scrapes));
+        tasks.spawn_local(serve_admin(socket, SCRAPE_HEAD_TIMEOUT, scrapes));
     }
-    let ports = [HTTP_PORT, HTTP2_PORT].map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let socket = bind(everywhere(config.profiling_port)).await?;
+    tasks.spawn_local(serve_admin(socket, PROFILING_HEAD_TIMEOUT, Profiles));
+    let ports = [HTTP_PORT, HTTP2_PORT].map(everywhere);
     let mut listeners = Vec::new();
     for address in ports {
         listeners.push(Listener::plain(bind(address).await?));
     }
-    serve(&activator, listeners, drain, stop).await;
+    if let Some(acceptor) = acceptor {
+        let socket = bind(everywhere(HTTPS_PORT)).await?;
+        listeners.push(Listener::tls(socket, acceptor));
+    }
+    let mut entries = Vec::new();
+    if let Some(settings) = config.ingress {
+        let options = IngressOptions {
+            class: settings.class,
+            public_service: settings.public_service,
+            private_service: settings.private_service,
+            namespace: system_namespace,
+            cluster_domain,
+            replica_port: INGRESS_LOCAL_PORT,
+        };
+        entries = open_gateway(&activator, options, gateway_client, &mut tasks).await?;
+    }
+    serve(&activator, listeners, entries, drain, stop).await;
     tasks.abort_all();
     Ok(())
 }
@@ -158,6 +225,7 @@ pub async fn run(
 async fn serve(
     activator: &Activator,
     listeners: Vec<Listener>,
+    entries: Vec<(Front, Vec<Listener>)>,
     drain: Duration,
     stop: impl Future<Output = ()>,
 ) {
@@ -169,6 +237,11 @@ async fn serve(
         ServerOptions::default(),
         shutdown.clone(),
     );
+    let entries = entries.into_iter().map(|(front, listeners)| {
+        let options = ServerOptions::default();
+        server::serve(listeners, Rc::new(front), options, shutdown.clone())
+    });
+    let served = join(served, join_all(entries));
     let ended = async {
         stop.await;
         tracing::info!("draining");
@@ -191,6 +264,38 @@ async fn serve(
     }
 }
 
+/// Watches what a gateway has to know, and opens its ports once it knows it.
+async fn open_gateway(
+    activator: &Activator,
+    options: IngressOptions,
+    client: Client,
+    tasks: &mut JoinSet<()>,
+) -> Result<Vec<(Front, Vec<Listener>)>, StartError> {
+    let gateway = Gateway::new(activator.clone(), fastrand::u64(..));
+    let certificates = Arc::new(Certificates::default());
+    let resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
+    let provider = Arc::new(ring::default_provider());
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let config = tls::server_config(&versions, provider, resolver)
+        .map_err(|error| StartError::InternalTls(error.into()))?;
+    let (synced, listed) = oneshot::channel();
+    let watched = super::ingress::run(client, options, gateway.clone(), certificates, synced);
+    tasks.spawn_local(watched);
+    listed.await.map_err(|_| StartError::Watches)?;
+    let external = vec![
+        Listener::plain(bind(everywhere(INGRESS_HTTP_PORT)).await?),
+        Listener::tls(
+            bind(everywhere(INGRESS_HTTPS_PORT)).await?,
+            TlsAcceptor::from(config),
+        ),
+    ];
+    let local = vec![Listener::plain(bind(everywhere(INGRESS_LOCAL_PORT)).await?)];
+    Ok(vec![
+        (gateway.front(false), external),
+        (gateway.front(true), local),
+    ])
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     let port = address.port();
     TcpListener::bind(address)
@@ -198,14 +303,26 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         .map_err(|source| StartError::Bind { port, source })
 }
 
-async fn serve_scrapes(socket: TcpListener, scrapes: Scrapes) {
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+async fn serve_admin(socket: TcpListener, header_read_timeout: Duration, handler: impl Handler) {
     let options = ServerOptions {
         http2: false,
-        header_read_timeout: SCRAPE_HEAD_TIMEOUT,
+        header_read_timeout,
         ..ServerOptions::default()
     };
     let listeners = vec![Listener::plain(socket)];
-    server::serve(listeners, Rc::new(scrapes), options, Shutdown::new()).await;
+    server::serve(listeners, Rc::new(handler), options, Shutdown::new()).await;
+}
+
+impl Handler for Profiles {
+    type Guard = ();
+
+    async fn handle(&self, _: Request<Incoming>, _: &Connection) -> Response<Body> {
+        error_response(StatusCode::NOT_FOUND, "404 page not found", ())
+    }
 }
 
 impl Handler for Scrapes {

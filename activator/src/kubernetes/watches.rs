@@ -16,7 +16,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, PostParams};
 use kube::core::{GroupVersionKind, ObjectMeta};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use serving::RevisionId;
 use tokio::sync::{mpsc, oneshot};
@@ -184,10 +184,9 @@ fn endpoints_key(metadata: &ObjectMeta) -> Option<EndpointsKey> {
     Some((objects::owner(metadata)?, metadata.name.clone()?))
 }
 
-/// Turns a watch into changes. Objects without a key are not ours; one that loses its key (its
-/// labels changed) is as good as deleted at the next list.
+/// Turns a watch into changes.
 fn changes<K, T, U>(
-    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
+    stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     key: impl Fn(&K) -> Option<T> + Send + 'static,
     convert: impl Fn(K) -> Option<U> + Send + 'static,
     change: impl Fn(Option<U>, T) -> Change + Send + 'static,
@@ -197,44 +196,73 @@ where
     T: Clone + Eq + Hash + Send + 'static,
     U: 'static,
 {
+    let changes = events(stream, key).map(move |event| match event {
+        Event::Present(key, object) => change(convert(object), key),
+        Event::Gone(key) => change(None, key),
+        Event::Listed => Change::Listed,
+    });
+    changes.boxed()
+}
+
+/// What a watch says of one object, by its key.
+pub(super) enum Event<T, K> {
+    /// It is there, as it is now.
+    Present(T, K),
+    /// It is gone.
+    Gone(T),
+    /// A list is complete.
+    Listed,
+}
+
+/// The events of a watch that does not end. Objects without a key are not ours; one that loses its
+/// key (its labels changed) is as good as gone at the next list.
+pub(super) fn events<K, T>(
+    stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    key: impl Fn(&K) -> Option<T> + Send + 'static,
+) -> impl Stream<Item = Event<T, K>> + Send
+where
+    K: Send + 'static,
+    T: Clone + Eq + Hash + Send + 'static,
+{
     let mut relist = Relist::default();
-    events
-        .default_backoff()
-        .flat_map(move |event| {
-            let event = match event {
-                Ok(event) => event,
-                Err(error) => {
-                    tracing::warn!(%error, "watch failed");
-                    return futures_util::stream::iter(Vec::new());
-                }
-            };
-            let changes = match event {
-                Event::Init => {
-                    relist.begin();
-                    Vec::new()
-                }
-                Event::Apply(object) | Event::InitApply(object) => match key(&object) {
-                    Some(key) => {
-                        relist.saw(key.clone());
-                        vec![change(convert(object), key)]
-                    }
-                    None => Vec::new(),
-                },
-                Event::Delete(object) => match key(&object) {
-                    Some(key) => {
-                        relist.known.remove(&key);
-                        vec![change(None, key)]
-                    }
-                    None => Vec::new(),
-                },
-                Event::InitDone => {
-                    let gone = relist.end().into_iter().map(|key| change(None, key));
-                    gone.chain([Change::Listed]).collect()
-                }
-            };
-            futures_util::stream::iter(changes)
-        })
-        .boxed()
+    stream.default_backoff().flat_map(move |event| {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(%error, "watch failed");
+                return futures_util::stream::iter(Vec::new());
+            }
+        };
+        let events = match event {
+            watcher::Event::Init => {
+                relist.begin();
+                Vec::new()
+            }
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                let key = key(&object);
+                key.map(|key| {
+                    relist.saw(key.clone());
+                    Event::Present(key, object)
+                })
+                .into_iter()
+                .collect()
+            }
+            watcher::Event::Delete(object) => {
+                let key = key(&object);
+                key.map(|key| {
+                    relist.known.remove(&key);
+                    Event::Gone(key)
+                })
+                .into_iter()
+                .collect()
+            }
+            watcher::Event::InitDone => {
+                let gone = relist.end().into_iter().map(Event::Gone);
+                gone.chain([Event::Listed]).collect()
+            }
+        };
+        futures_util::stream::iter(events)
+    })
 }
 
 /// Finds out what a new list no longer names.

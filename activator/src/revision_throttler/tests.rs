@@ -6,6 +6,7 @@ use tokio_test::task::{Spawn, spawn};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 
 use super::*;
+use crate::options::Limits;
 
 fn limits(per_revision: usize, in_all: usize) -> QueueBudget {
     QueueBudget::new(Limits {
@@ -33,7 +34,7 @@ fn pods(last: &[u8]) -> Usable {
 }
 
 fn acquire(throttler: &Arc<RevisionThrottler>) -> Spawn<Acquire> {
-    spawn(throttler.acquire())
+    spawn(throttler.acquire(|| 0))
 }
 
 /// Upstream's `TestThrottlerSuccesses`: a free slot is given without waiting.
@@ -74,6 +75,9 @@ fn edge_case_16_unlimited_releases_all() {
     }
     assert_eq!(throttler.snapshot().queued, 50_000);
     throttler.update(&pods(&[1, 2]));
+    // As many at once as others can run between, and each that goes lets another one go.
+    let woken = waiting.iter().filter(|one| one.is_woken()).count();
+    assert_eq!(woken, MAX_HANDED);
     let permits: Vec<_> = waiting
         .iter_mut()
         .map(|one| assert_ready_ok!(one.poll()))
@@ -182,14 +186,14 @@ fn no_revision_takes_every_place() {
         with_budget(1, budget.clone()),
         with_budget(1, budget.clone()),
     );
-    let mut held: Vec<_> = (0..1000).map(|_| greedy.acquire()).collect();
+    let mut held: Vec<_> = (0..1000).map(|_| greedy.acquire(|| 0)).collect();
     held.retain(Acquire::is_waiting);
     assert_eq!(held.len(), 900);
-    let mut short: Vec<_> = (0..100).map(|_| modest.acquire()).collect();
+    let mut short: Vec<_> = (0..100).map(|_| modest.acquire(|| 0)).collect();
     short.retain(Acquire::is_waiting);
     assert_eq!(short.len(), 10);
     drop(held);
-    assert!(modest.acquire().is_waiting());
+    assert!(modest.acquire(|| 0).is_waiting());
     drop(short);
     assert_eq!(budget.queued(), 0);
 }
@@ -220,7 +224,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
     assert!(!throttler.full(&full));
     drop(refused);
     let again: Vec<_> = (0..2)
-        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again()).poll()))
+        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again(|| 0)).poll()))
         .collect();
     assert!(
         again
@@ -228,7 +232,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
             .all(|permit| permit.tracker().dest() == dest(2))
     );
     let mut late = acquire(&throttler);
-    let mut first_in_line = spawn(throttler.acquire_again());
+    let mut first_in_line = spawn(throttler.acquire_again(|| 0));
     assert_pending!(late.poll());
     assert_pending!(first_in_line.poll());
     throttler.not_full(&full);
@@ -320,7 +324,7 @@ impl Simulation {
                 self.throttler.full(&tracker);
                 self.full.push(tracker);
                 drop(permit);
-                self.waiting.push(spawn(self.throttler.acquire_again()));
+                self.waiting.push(spawn(self.throttler.acquire_again(|| 0)));
             }
             96..100 => {
                 for tracker in self.full.drain(..) {
@@ -362,13 +366,16 @@ impl Simulation {
             self.running.len() + bound.count() + ready.count(),
             "permits out = slots taken"
         );
-        assert_eq!(state.queued, self.throttler.budget.queued());
+        assert_eq!(state.queued.count, self.throttler.budget.queued());
+        assert!(state.handed <= MAX_HANDED);
         for tracker in &state.trackers.assigned().to_vec() {
             if self.limit > 0 {
                 assert!(tracker.in_flight() <= self.limit, "limit exceeded");
             }
             assert!(
-                state.queued == 0 || !crate::picker::Candidate::has_free_slot(tracker),
+                state.queued.count == 0
+                    || state.handed == MAX_HANDED
+                    || !crate::picker::Candidate::has_free_slot(tracker),
                 "an idle slot beside a waiter"
             );
         }

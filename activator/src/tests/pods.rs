@@ -4,13 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serving::body::Body;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::{header, names};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
 
 /// One pod. Requests to `/held` wait for [`Pod::release`].
 pub(super) struct Pod {
@@ -24,6 +27,11 @@ pub(super) struct State {
     /// Says "full, not started" to everything.
     pub(super) full: Cell<bool>,
     pub(super) probes: Cell<usize>,
+    /// Requests that were refused because it was full.
+    pub(super) refused: Cell<usize>,
+    /// Places, when it behaves as a queue-proxy of ours: it says how busy it is, and refuses who
+    /// must not wait.
+    pub(super) places: Cell<Option<usize>>,
     pub(super) served: Cell<usize>,
     pub(super) running: Cell<usize>,
     pub(super) most_running: Cell<usize>,
@@ -37,6 +45,7 @@ pub(super) struct Seen {
     pub(super) headers: HeaderMap,
     pub(super) version: Version,
     pub(super) uri: http::Uri,
+    pub(super) tls: bool,
 }
 
 struct Running<'a>(&'a State);
@@ -50,11 +59,24 @@ impl Pod {
     }
 
     pub(super) fn on(socket: TcpListener) -> Self {
+        Self::with_listeners(socket, None)
+    }
+
+    /// Listens at `plain` and, with TLS, at `secure`.
+    pub(super) fn secured(plain: TcpListener, secure: TcpListener, tls: TlsAcceptor) -> Self {
+        Self::with_listeners(plain, Some(Listener::tls(secure, tls)))
+    }
+
+    fn with_listeners(socket: TcpListener, secure: Option<Listener>) -> Self {
         let address = socket.local_addr().unwrap();
+        let mut listeners = vec![Listener::plain(socket)];
+        listeners.extend(secure);
         let state = Rc::new(State {
             ready: Cell::new(true),
             full: Cell::new(false),
             probes: Cell::new(0),
+            refused: Cell::new(0),
+            places: Cell::new(None),
             served: Cell::new(0),
             running: Cell::new(0),
             most_running: Cell::new(0),
@@ -63,7 +85,7 @@ impl Pod {
         });
         let shutdown = Shutdown::new();
         tokio::task::spawn_local(server::serve(
-            vec![Listener::plain(socket)],
+            listeners,
             Rc::new(PodHandler(Rc::clone(&state))),
             ServerOptions::default(),
             shutdown.clone(),
@@ -106,12 +128,19 @@ struct PodHandler(Rc<State>);
 impl Handler for PodHandler {
     type Guard = ();
 
-    async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         let state = &self.0;
         if !header::probe_value(request.headers()).is_empty() {
+            assert!(!connection.is_tls(), "probes are in the clear");
             return state.probe(&request);
         }
-        if state.full.get() {
+        let no_wait = header::value(request.headers(), &CAPABILITY) == b"no-wait";
+        let is_busy = state
+            .places
+            .get()
+            .is_some_and(|it| state.running.get() >= it);
+        if state.full.get() || no_wait && is_busy {
+            state.refused.set(state.refused.get() + 1);
             let mut response = plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "pending request queue full",
@@ -128,8 +157,9 @@ impl Handler for PodHandler {
             headers: request.headers().clone(),
             version: request.version(),
             uri: request.uri().clone(),
+            tls: connection.is_tls(),
         });
-        match request.uri().path() {
+        let mut response = match request.uri().path() {
             "/held" => {
                 let permit = state.gate.acquire().await.unwrap();
                 permit.forget();
@@ -138,7 +168,13 @@ impl Handler for PodHandler {
             "/echo" => Response::new(Body::incoming(request.into_body(), ())),
             "/teapot" => plain(StatusCode::IM_A_TEAPOT, "short and stout\n"),
             _ => plain(StatusCode::OK, "hello"),
+        };
+        if state.places.get().is_some() {
+            let load = format!("{}/0", state.running.get());
+            let load = HeaderValue::try_from(load).unwrap();
+            response.headers_mut().insert(names::LOAD_HEADER, load);
         }
+        response
     }
 }
 

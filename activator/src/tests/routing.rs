@@ -308,9 +308,10 @@ fn edge_case_15_timeout_while_waiting() {
     });
 }
 
-/// Edge case 48: the idle timeout also limits the time to the first byte.
+/// Edge cases 48 and 49: the idle timeout also limits the time to the first byte, and so does the
+/// response-start timeout, which a webhook sets for revisions with a longer total one.
 #[test]
-fn edge_case_48_idle_before_the_first_byte() {
+fn edge_cases_48_and_49_before_the_first_byte() {
     run(async {
         for with in [
             Revision {
@@ -330,23 +331,6 @@ fn edge_case_48_idle_before_the_first_byte() {
             eventually("the app's request is cancelled", || pod.running() == 0).await;
         }
     });
-}
-
-/// A request body fed by a channel.
-struct ChannelBody(mpsc::Receiver<Bytes>);
-
-impl http_body::Body for ChannelBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(cx)
-            .map(|bytes| bytes.map(|bytes| Ok(http_body::Frame::data(bytes))))
-    }
 }
 
 /// What a waiting request holds is mostly this future: hyper's buffers come on top.

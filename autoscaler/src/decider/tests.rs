@@ -35,6 +35,7 @@ fn load(value: f64) -> Option<Observation> {
     Some(Observation {
         stable: value,
         panic: value,
+        flow: None,
     })
 }
 
@@ -120,6 +121,88 @@ fn starting_pods_count_for_panic_and_growth_when_asked_to() {
     assert_eq!(decide(&spec), (4, false));
 }
 
+/// One pod that took ten seconds and requests of 200 ms; then ten times as many requests.
+#[test]
+fn a_burst_is_answered_by_what_was_learned_only_when_asked_to() {
+    let calm = Flow {
+        requests: 20.0,
+        concurrency: 4.0,
+        stable_requests: 20.0,
+        ..Flow::default()
+    };
+    let burst = Flow {
+        requests: 200.0,
+        concurrency: 160.0,
+        concurrency_growth: 150.0,
+        stable_requests: 25.0,
+        ..calm
+    };
+    let observed = |value: f64, flow: Flow| {
+        Some(Observation {
+            stable: value,
+            panic: value,
+            flow: Some(flow),
+        })
+    };
+    let starting = Supply {
+        ready: 0,
+        starting: 1,
+    };
+    let run = |learn_start_time: bool| {
+        let mut spec = DeciderSpec {
+            target_value: 7.0,
+            total_value: 10.0,
+            ..spec()
+        };
+        spec.extensions.learn_start_time = learn_start_time;
+        spec.extensions.slots_per_pod = Some(10.0);
+        let mut decider = Decider::new(&spec, 0, at(0));
+        decider.observe_supply(&spec, 0, at(0));
+        decider.observe_supply(&spec, starting, at(1));
+        decider.observe_supply(&spec, 1, at(11));
+        for second in (12..30).step_by(2) {
+            decider.decide(&spec, observed(4.0, calm), 1, at(second));
+        }
+        let one = Supply::from(1);
+        let urgent = decider.is_urgent(&spec, observed(30.0, burst), one, 1, at(31));
+        let first = decider
+            .decide(&spec, observed(30.0, burst), 1, at(31))
+            .unwrap();
+        // Nothing is ordered twice: what was ordered is coming.
+        let coming = Supply {
+            ready: 1,
+            starting: first.desired_scale as u32 - 1,
+        };
+        let later = Flow {
+            concurrency: 160.0 + 150.0 * 4.0,
+            ..burst
+        };
+        decider.observe_supply(&spec, coming, at(31));
+        let second = decider
+            .decide(&spec, observed(400.0, later), coming, at(35))
+            .unwrap();
+        (urgent, first.desired_scale, second.desired_scale)
+    };
+    // Six pods for 40 requests at once, 33 for the 1650 that will wait by then.
+    assert_eq!(run(true), (true, 39, 39));
+    // The reference sees 30, then 400, over 7 each.
+    assert_eq!(run(false), (false, 5, 58));
+}
+
+prop_compose! {
+    fn any_flow()(values in prop::array::uniform6(0.0f64..1e4)) -> Flow {
+        let [requests, concurrency, request_growth, concurrency_growth, chance, stable_requests] = values;
+        Flow {
+            requests,
+            chance,
+            concurrency,
+            request_growth,
+            concurrency_growth: concurrency_growth - 5e3,
+            stable_requests,
+        }
+    }
+}
+
 prop_compose! {
     fn any_spec()(
         rates in (1.01f64..1000.0, 1.01f64..10.0),
@@ -155,7 +238,8 @@ prop_compose! {
         ticks
             .into_iter()
             .map(|(observed, ready)| {
-                (observed.map(|(stable, panic)| Observation { stable, panic }), ready)
+                let observation = |(stable, panic)| Observation { stable, panic, flow: None };
+                (observed.map(observation), ready)
             })
             .collect()
     }
@@ -184,6 +268,39 @@ proptest! {
                 held = Some(decision.desired_scale);
             } else {
                 held = None;
+            }
+        }
+    }
+
+    /// What is seen of the flow changes nothing without the extension; with it a decision is within
+    /// what the rate and the pods that are coming allow, or held from before.
+    #[test]
+    fn learning_stays_within_the_limits(
+        spec in any_spec(),
+        ticks in ticks(),
+        flows in prop::collection::vec(any_flow(), 80),
+        learn_start_time: bool,
+    ) {
+        let mut spec = DeciderSpec { scale_down_delay_ns: 0, ..spec };
+        spec.extensions.learn_start_time = learn_start_time;
+        spec.extensions.count_starting_pods = learn_start_time;
+        spec.extensions.slots_per_pod = Some(10.0);
+        let mut decider = Decider::new(&spec, 0, at(0));
+        let mut plain = decider.clone();
+        let mut highest = 0;
+        for (tick, ((observed, ready), flow)) in ticks.into_iter().zip(flows).enumerate() {
+            let now = at(7 * (tick as i64 + 1));
+            let supply = Supply { ready, starting: tick as u32 % 3 };
+            let flowing = observed.map(|observed| Observation { flow: Some(flow), ..observed });
+            let decision = decider.decide(&spec, flowing, supply, now);
+            prop_assert_eq!(decision.is_some(), observed.is_some());
+            let Some(decision) = decision else { continue };
+            let cap = (spec.max_scale_up_rate * spec.counted(supply)).ceil() as i32;
+            highest = highest.max(cap).max(spec.activation_scale);
+            prop_assert!((0..=highest).contains(&decision.desired_scale));
+            if !learn_start_time {
+                let as_ever = plain.decide(&spec, observed, supply, now);
+                prop_assert_eq!(Some(decision), as_ever);
             }
         }
     }

@@ -9,11 +9,14 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serving::{RevisionId, UnixTime};
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::revision::{Key, Revision, still_believed};
+use crate::decider::Supply;
+use crate::handover::{self, HandedOver, InvalidHandover};
 use crate::metrics::Metrics;
 use crate::plan::ScaleTarget;
 use crate::pod_autoscaler::{PodAutoscaler, ServerlessService};
@@ -72,6 +75,8 @@ pub(crate) struct Core {
     pub(super) metrics: Metrics,
     pub(super) effects: Vec<Effect>,
     outbox: VecDeque<Vec<Action>>,
+    /// From a leader that has gone, for when revisions become this replica's.
+    pub(super) handed_over: HandedOver,
 }
 
 // === impl Core ===
@@ -95,6 +100,7 @@ impl Core {
             metrics,
             effects: Vec::new(),
             outbox: VecDeque::new(),
+            handed_over: HandedOver::default(),
         }
     }
 
@@ -105,7 +111,7 @@ impl Core {
             Update::Ownership(ownership) => self.change_ownership(ownership, now),
             Update::PodAutoscaler(object) => self.pod_autoscaler(*object, now),
             Update::PodAutoscalerDeleted(id) => self.pod_autoscaler_deleted(&id),
-            Update::Pods(id, pods) => self.pods(id, pods),
+            Update::Pods(id, pods) => self.pods(id, pods, now),
             Update::ServerlessService(id, object) => self.serverless_service(id, object, now),
             Update::ScaleTarget(id, target) => self.scale_target(id, target, now),
             Update::Metric(id, object) => self.metric(id, object, now),
@@ -128,10 +134,12 @@ impl Core {
 
     /// When something is due that no update brings.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        match (self.queue.next_due(), self.timers.next_due()) {
-            (Some(queue), Some(timer)) => Some(queue.min(timer)),
-            (queue, timer) => queue.or(timer),
-        }
+        let due = [
+            self.queue.next_due(),
+            self.timers.next_due(),
+            self.handed_over.until(),
+        ];
+        due.into_iter().flatten().min()
     }
 
     /// The next batch to send.
@@ -152,6 +160,31 @@ impl Core {
     /// The tasks that have become due.
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// What another replica needs to go on with the revisions that are this one's.
+    pub(crate) fn hand_over(&self, now: Now) -> Vec<Bytes> {
+        let windows = self.revisions.iter().filter_map(|(_, revision)| {
+            let collecting = revision.collecting.as_ref()?;
+            let owned = self.ownership.owns(&revision.id);
+            let windows = collecting.collection.hand_over(&revision.id, now.unix);
+            windows.filter(|_| owned)
+        });
+        handover::encode(windows)
+    }
+
+    /// Takes in what another replica handed over: at once where this one collects already, else
+    /// when it begins to.
+    pub(crate) fn take_over(&mut self, message: &[u8], now: Now) -> Result<(), InvalidHandover> {
+        for windows in handover::decode(message)? {
+            let slot = self.slot_of(&windows.namespace, &windows.name);
+            let revision = slot.map(|slot| &mut self.revisions[slot]);
+            match revision.and_then(|revision| revision.collecting.as_mut()) {
+                Some(collecting) => collecting.collection.take_over(&windows, now.unix),
+                None => self.handed_over.keep(windows, now.instant),
+            }
+        }
+        Ok(())
     }
 
     /// All revisions that have a PodAutoscaler, sorted.
@@ -273,11 +306,17 @@ impl Core {
         self.forget_if_empty(slot);
     }
 
-    fn pods(&mut self, id: RevisionId, pods: Vec<RevisionPod>) {
+    fn pods(&mut self, id: RevisionId, pods: Vec<RevisionPod>, now: Now) {
         let slot = self.slot(&id);
         let revision = &mut self.revisions[slot];
         revision.counts = pods.iter().map(|pod| &pod.pod).collect();
         revision.pods = pods.into();
+        if let Some(running) = &mut revision.decider {
+            let supply = Supply::of(&revision.counts);
+            running
+                .decider
+                .observe_supply(&running.spec, supply, now.unix);
+        }
         if let Some(collecting) = &mut revision.collecting {
             let present = &revision.pods;
             collecting

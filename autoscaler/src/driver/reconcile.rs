@@ -287,6 +287,10 @@ impl Core {
             .then(|| format!("{}.{}", spec.scrape_target, revision.id.namespace).into());
         let key = self.key(slot);
         let revision = &mut self.revisions[slot];
+        let handed_over = match revision.collecting {
+            None => self.handed_over.claim(&revision.id),
+            Some(_) => None,
+        };
         match &mut revision.collecting {
             Some(collecting) => {
                 collecting.collection.update(&collection_spec, now.unix);
@@ -296,8 +300,12 @@ impl Core {
                 collecting.pods_addressable = true;
             }
             None => {
+                let mut collection = Collection::new(&collection_spec);
+                if let Some(windows) = handed_over {
+                    collection.take_over(&windows, now.unix);
+                }
                 revision.collecting = Some(Collecting {
-                    collection: Collection::new(&collection_spec),
+                    collection,
                     spec,
                     host,
                     scraping: false,

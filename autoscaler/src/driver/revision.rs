@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, Observation};
+use crate::decider::{Decider, DeciderStatus, Observation, Supply};
 use crate::metrics::RevisionGauges;
 use crate::plan::{DeciderSnapshot, ScaleTarget};
 use crate::pod_autoscaler::{
@@ -144,6 +144,23 @@ impl Revision {
                 .pod_autoscaler
                 .as_ref()
                 .is_some_and(|pod_autoscaler| pod_autoscaler.status.is_inactive())
+    }
+
+    /// Whether what was just recorded is a burst that is not to wait for the next tick; only where
+    /// an annotation asks for it.
+    pub(super) fn is_urgent(&self, now: UnixTime) -> bool {
+        let (Some(running), Some(collecting)) = (&self.decider, &self.collecting) else {
+            return false;
+        };
+        let spec = &running.spec;
+        spec.extensions.learn_start_time && {
+            let observed = collecting.collection.observe_for(spec, now);
+            let desired = running.status.desired_scale;
+            let supply = Supply::of(&self.counts);
+            running
+                .decider
+                .is_urgent(spec, observed, supply, desired, now)
+        }
     }
 
     pub(super) fn new(id: RevisionId, generation: u64) -> Self {

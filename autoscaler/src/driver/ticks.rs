@@ -19,6 +19,7 @@ const MAX_DUE: usize = 256;
 impl Core {
     /// Serves deadlines, a bounded number at a time; returns whether more are due.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
+        self.handed_over.expire(now.instant);
         for _ in 0..MAX_DUE {
             let Some((due, event)) = self.timers.pop_due(now.instant) else {
                 return false;
@@ -82,7 +83,7 @@ impl Core {
             .decider
             .as_ref()
             .is_some_and(|running| running.status.is_poked_by(concurrency));
-        if poked || revision.wakes_undecided(concurrency) {
+        if poked || revision.wakes_undecided(concurrency) || revision.is_urgent(now) {
             self.decide(slot, now);
         }
     }
@@ -167,6 +168,7 @@ impl Core {
         if let (Some(gauges), Some(duration)) = (&revision.gauges, report.duration) {
             gauges.scraped(duration);
         }
+        let mut recorded = false;
         let error = match report.result {
             Ok(sample) => {
                 if let Some(sample) = sample {
@@ -175,6 +177,7 @@ impl Core {
                         sample.net_concurrency(),
                         sample.net_request_count(),
                     );
+                    recorded = true;
                 }
                 None
             }
@@ -186,8 +189,12 @@ impl Core {
             _ => true,
         };
         collecting.error = error;
+        let urgent = recorded && revision.is_urgent(now.unix);
         if changed {
             self.write_metric_status(key.slot, now.unix);
+        }
+        if urgent {
+            self.decide(key.slot, now.unix);
         }
     }
 }

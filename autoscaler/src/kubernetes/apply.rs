@@ -35,6 +35,8 @@ const MAX_WAITING: usize = 1024;
 const STATUS_ATTEMPTS: usize = 5;
 /// One action, all its attempts included (`reconciler.DefaultTimeout`).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const CONFLICT: u16 = 409;
+const NOT_FOUND: u16 = 404;
 const JSON_PATCH: &str = "application/json-patch+json";
 
 /// What the writers need. Clones share it.
@@ -135,7 +137,7 @@ impl Writer {
                 continue;
             };
             if let Err(error) = result {
-                let message = (!error.is_conflict()).then(|| error.to_string());
+                let message = (!error.is_outdated()).then(|| error.to_string());
                 if let Some(message) = &message {
                     tracing::error!(revision = %id, "{message}");
                 }
@@ -304,7 +306,7 @@ impl Writer {
         let api = Api::<PodAutoscaler>::namespaced(self.client.clone(), &id.namespace);
         for _ in 1..STATUS_ATTEMPTS {
             match &result {
-                Err(error) if error.is_conflict() => {}
+                Err(error) if error.code() == Some(CONFLICT) => {}
                 _ => break,
             }
             let fresh = api
@@ -330,15 +332,26 @@ impl fmt::Debug for Writer {
 // === impl WriteError ===
 
 impl WriteError {
-    /// Whether somebody else wrote first, so that a new attempt on what the watch brings is all
-    /// there is to do.
-    fn is_conflict(&self) -> bool {
-        let source = match self {
-            Self::Scale { source, .. } | Self::Write { source, .. } => source,
-            Self::NoOwner(_) => return true,
-            Self::Timeout => return false,
-        };
-        matches!(source, kube::Error::Api(status) if status.code == 409)
+    /// Whether somebody else wrote or deleted first, so that a new attempt on what the watch brings
+    /// is all there is to do. A scale target that is missing is worth a complaint.
+    fn is_outdated(&self) -> bool {
+        match self {
+            Self::NoOwner(_) => true,
+            Self::Scale { .. } => self.code() == Some(CONFLICT),
+            Self::Write { .. } => matches!(self.code(), Some(CONFLICT | NOT_FOUND)),
+            Self::Timeout => false,
+        }
+    }
+
+    /// The API server's answer.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Scale { source, .. } | Self::Write { source, .. } => match source {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::NoOwner(_) | Self::Timeout => None,
+        }
     }
 }
 

@@ -13,8 +13,10 @@ use serving::config::{
     Autoscaler, Data, Deployment, InvalidConfig, LeaderElection, Logging, Network, Observability,
     autoscaler, deployment, network,
 };
+use serving::telemetry::LogLevel;
 use tokio::sync::{mpsc, oneshot};
 
+use super::COMPONENT;
 use super::config::Config;
 use super::watches::{Change, DriverEnded, watch};
 use crate::world::{ClusterConfig, Update};
@@ -114,10 +116,9 @@ fn parse<T>(name: &str, parsed: Result<T, InvalidConfig>) -> Result<T, ConfigMap
 pub(super) async fn follow(
     client: Client,
     namespace: String,
-    first: ClusterConfig,
+    mut live: Live,
     updates: mpsc::Sender<Update>,
 ) {
-    let mut live = Live { config: first };
     let api = Api::<ConfigMap>::namespaced(client, &namespace);
     let (synced, _) = oneshot::channel();
     watch(api, watcher::Config::default(), synced, async |change| {
@@ -143,15 +144,30 @@ pub(super) async fn follow(
 
 /// The last good values.
 #[derive(Debug)]
-struct Live {
+pub(super) struct Live {
     config: ClusterConfig,
+    /// The name of `config-logging`.
+    logging: String,
+    log_level: Option<LogLevel>,
 }
 
 // === impl Live ===
 
 impl Live {
-    /// Takes in a map; true when something that matters has changed.
+    pub(super) fn new(config: ClusterConfig, logging: String, log_level: Option<LogLevel>) -> Self {
+        Self {
+            config,
+            logging,
+            log_level,
+        }
+    }
+
+    /// Takes in a map; true when something that decisions depend on has changed.
     fn apply(&mut self, name: &str, data: &BTreeMap<String, String>) -> bool {
+        if name == self.logging {
+            self.apply_logging(data);
+            return false;
+        }
         let mut next = self.config.clone();
         let parsed = match name {
             autoscaler::NAME => Autoscaler::parse(data).map(|config| next.autoscaler = config),
@@ -167,11 +183,40 @@ impl Live {
         self.config = next;
         changed
     }
+
+    fn apply_logging(&self, data: &BTreeMap<String, String>) {
+        let Some(log_level) = &self.log_level else {
+            return;
+        };
+        let problem: Box<dyn std::error::Error> = match Logging::parse(data) {
+            Ok(logging) => {
+                let level = logging.level(COMPONENT);
+                let level = level.map(|level| level.as_str()).unwrap_or_default();
+                match log_level.configure(&logging.zap_config, level) {
+                    Ok(true) => {
+                        tracing::info!(level = %log_level.get(), "the log level has changed");
+                        return;
+                    }
+                    Ok(false) => return,
+                    Err(error) => error.into(),
+                }
+            }
+            Err(error) => error.into(),
+        };
+        tracing::error!(
+            name = self.logging,
+            error = &*problem,
+            "the config map is invalid, the log level stays"
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use serving::telemetry::{LineWriter, LogLayer, LogSettings};
+    use tracing::level_filters::LevelFilter;
 
     use super::*;
 
@@ -181,12 +226,11 @@ mod tests {
 
     #[test]
     fn an_invalid_map_leaves_the_last_good_value() {
-        let mut live = Live {
-            config: ClusterConfig {
-                autoscaler: Autoscaler::default(),
-                progress_deadline: Duration::from_secs(600),
-            },
+        let first = ClusterConfig {
+            autoscaler: Autoscaler::default(),
+            progress_deadline: Duration::from_secs(600),
         };
+        let mut live = Live::new(first, "config-logging".to_owned(), None);
         assert!(live.apply(autoscaler::NAME, &data("min-scale", "3")));
         assert!(!live.apply(autoscaler::NAME, &data("min-scale", "3")));
         assert!(!live.apply(autoscaler::NAME, &data("min-scale", "many")));
@@ -201,5 +245,24 @@ mod tests {
         assert!(live.apply(deployment::NAME, &whole));
         assert_eq!(live.config.progress_deadline, Duration::from_secs(30));
         assert!(!live.apply("config-features", &Data::new()));
+    }
+
+    #[test]
+    fn the_log_level_is_followed() {
+        let (settings, _) = LogSettings::read("", "info");
+        let writer = LineWriter::new(std::io::sink()).unwrap();
+        let layer = LogLayer::new(settings, COMPONENT, &[], writer);
+        let first = ClusterConfig {
+            autoscaler: Autoscaler::default(),
+            progress_deadline: Duration::from_secs(600),
+        };
+        let name = "config-logging";
+        let mut live = Live::new(first, name.to_owned(), Some(layer.level()));
+        assert!(!live.apply(name, &data("loglevel.autoscaler", "debug")));
+        assert_eq!(layer.level().get(), LevelFilter::DEBUG);
+        assert!(!live.apply(name, &data("zap-logger-config", "{")));
+        assert_eq!(layer.level().get(), LevelFilter::DEBUG);
+        assert!(!live.apply(name, &data("loglevel.activator", "error")));
+        assert_eq!(layer.level().get(), LevelFilter::INFO);
     }
 }

@@ -107,8 +107,10 @@ impl Elector {
         let mut candidate = Candidate::new(self.identity.clone(), self.timing.lease_duration);
         let api = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         while !shutdown.is_cancelled() {
-            let acquired = self.attempt(&api, &bucket, &mut candidate).await;
-            if acquired {
+            // An API server that takes the request and never answers must not end the competition.
+            let attempt = self.attempt(&api, &bucket, &mut candidate);
+            let acquired = tokio::time::timeout(self.timing.renew_deadline, attempt).await;
+            if acquired.is_ok_and(|acquired| acquired) {
                 tracing::info!(bucket, "became the leader");
                 self.change(position, true).await;
                 self.hold(&api, &bucket, &mut candidate, &shutdown).await;

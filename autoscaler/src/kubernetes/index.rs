@@ -14,7 +14,6 @@ use super::objects::id_of;
 use crate::plan::ScaleTarget;
 use crate::pod_autoscaler::{PodAutoscaler, REVISION_LABEL, ScaleTargetRef};
 use crate::pods::{Pod, PodPhase};
-use crate::scraper::METRICS_PORT;
 use crate::world::{RevisionPod, Update};
 
 /// The class annotation, which must name this autoscaler exactly.
@@ -54,8 +53,10 @@ pub(super) struct TargetSpec {
 }
 
 /// The pods of all revisions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pods {
+    /// The port of a pod's statistics.
+    port: u16,
     revisions: HashMap<RevisionId, BTreeMap<String, RevisionPod>>,
 }
 
@@ -95,10 +96,17 @@ pub(super) fn is_kpa(metadata: &ObjectMeta) -> bool {
 // === impl Pods ===
 
 impl Pods {
+    pub(super) fn new(port: u16) -> Self {
+        Self {
+            port,
+            revisions: HashMap::new(),
+        }
+    }
+
     pub(super) fn apply(&mut self, pod: &PodObject) -> Option<Update> {
         let (revision, name) = place(&pod.metadata)?;
         let pods = self.revisions.entry(revision.clone()).or_default();
-        let projected = project(pod);
+        let projected = project(pod, self.port);
         if pods.insert(name, projected) == Some(projected) {
             return None;
         }
@@ -118,7 +126,7 @@ impl Pods {
 
     /// Replaces everything, as after a watch that had to begin anew.
     pub(super) fn replace(&mut self, pods: &[PodObject]) -> Vec<Update> {
-        let mut new = Self::default();
+        let mut new = Self::new(self.port);
         for pod in pods {
             new.apply(pod);
         }
@@ -148,7 +156,7 @@ fn place(metadata: &ObjectMeta) -> Option<(RevisionId, String)> {
     ))
 }
 
-fn project(pod: &PodObject) -> RevisionPod {
+fn project(pod: &PodObject, port: u16) -> RevisionPod {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let is_ready =
@@ -168,7 +176,7 @@ fn project(pod: &PodObject) -> RevisionPod {
                 .map(|time| UnixTime::from_seconds(time.0.as_second())),
             ip,
         },
-        stats: ip.map(|ip| SocketAddr::new(ip, METRICS_PORT)),
+        stats: ip.map(|ip| SocketAddr::new(ip, port)),
     }
 }
 
@@ -323,7 +331,7 @@ mod tests {
 
     #[test]
     fn pods_are_told_by_revision_and_only_when_something_matters() {
-        let mut index = Pods::default();
+        let mut index = Pods::new(9090);
         let told = pods_of(index.apply(&pod("a", "False", "10.0.0.1")));
         assert!(!told[0].pod.is_ready());
         assert_eq!(told[0].stats, Some("10.0.0.1:9090".parse().unwrap()));

@@ -46,6 +46,8 @@ pub(super) struct Watches {
     pub(super) client: Client,
     pub(super) caches: Caches,
     pub(super) updates: mpsc::Sender<Update>,
+    /// The port of a pod's statistics.
+    pub(super) pod_port: u16,
 }
 
 /// Tells once that the first list has been taken in.
@@ -123,7 +125,7 @@ impl Watches {
 
     /// Watches Pods of revisions.
     pub(super) async fn pods(self, synced: Synced) {
-        let mut index = Pods::default();
+        let mut index = Pods::new(self.pod_port);
         let config = watcher::Config::default().labels(PODS_OF_REVISIONS);
         let resource = ApiResource::erase::<Pod>(&());
         let api = Api::<PodObject>::all_with(self.client.clone(), &resource);

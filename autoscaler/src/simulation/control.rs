@@ -128,6 +128,20 @@ impl Control {
         self.collection.update(&self.settings.collection, now);
     }
 
+    /// The pods have changed.
+    pub(super) fn observe_supply(&mut self, supply: Supply, now: UnixTime) {
+        let spec = self.settings.decider;
+        self.decider.observe_supply(&spec, supply, now);
+    }
+
+    /// Whether the stat that was just recorded calls for a decision before the next tick.
+    pub(super) fn is_urgent(&self, supply: Supply, now: UnixTime) -> bool {
+        let spec = &self.settings.decider;
+        let desired = self.decider_status.desired_scale;
+        let observed = self.collection.observe_for(spec, now);
+        self.decider.is_urgent(spec, observed, supply, desired, now)
+    }
+
     /// Evaluates the decider and stores what it decides.
     pub(super) fn decide(
         &mut self,

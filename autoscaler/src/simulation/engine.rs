@@ -119,6 +119,8 @@ pub struct Summary {
     pub queueing_p95_ms: u32,
     pub queueing_p99_ms: u32,
     pub queueing_max_ms: u32,
+    /// The waits of all requests, added up.
+    pub queueing_seconds: f64,
     /// Requests that still waited at the end; the percentiles count their wait so far.
     pub unserved: u64,
     /// Seconds in which a request waited.
@@ -178,7 +180,7 @@ struct Engine {
     queued: u64,
     running: u64,
     /// Requests that end in so many milliseconds from now.
-    completions: VecDeque<u32>,
+    completions: VecDeque<u64>,
 
     ready: u32,
     /// When each starting pod becomes ready, soonest first.
@@ -271,12 +273,16 @@ impl Engine {
 
     /// What is due at this millisecond: ready pods, finished requests, reports, ticks, timers.
     fn before_arrivals(&mut self) {
-        self.running -= u64::from(self.completions.pop_front().unwrap_or(0));
+        self.running -= self.completions.pop_front().unwrap_or(0);
         let mut changed = false;
         while self.starting.front().is_some_and(|&at| at <= self.now_ms) {
             self.starting.pop_front();
             self.ready += 1;
             changed = true;
+        }
+        if changed {
+            self.control
+                .observe_supply(self.supply(), time(self.now_ms));
         }
         if self.now_ms > 0 && self.now_ms.is_multiple_of(1000) {
             self.report();
@@ -336,9 +342,18 @@ impl Engine {
                 (period.presence as f64 / 1000.0 - early).max(0.0),
                 period.arrivals as f64 - early,
             );
+            self.answer_burst();
         }
         if period.presence == 0 || !self.is_proxied() {
             self.tracked = false;
+        }
+    }
+
+    fn answer_burst(&mut self) {
+        let now = time(self.now_ms);
+        if self.control.is_urgent(self.supply(), now) {
+            self.control.decide(self.supply(), now);
+            self.reconcile();
         }
     }
 
@@ -393,7 +408,7 @@ impl Engine {
         if self.completions.len() <= index {
             self.completions.resize(index + 1, 0);
         }
-        self.completions[index] += count;
+        self.completions[index] += u64::from(count);
     }
 
     /// Counts what holds during this millisecond.
@@ -450,6 +465,8 @@ impl Engine {
             }
         }
         self.summary.peak_pods = self.summary.peak_pods.max(self.pods());
+        self.control
+            .observe_supply(self.supply(), time(self.now_ms));
     }
 
     fn push_row(&mut self, observed: Option<Observation>) {
@@ -487,6 +504,12 @@ impl Engine {
             queueing_p95_ms: self.percentile(0.95),
             queueing_p99_ms: self.percentile(0.99),
             queueing_max_ms: self.waits.keys().next_back().copied().unwrap_or(0),
+            queueing_seconds: seconds(
+                self.waits
+                    .iter()
+                    .map(|(&wait_ms, &count)| u64::from(wait_ms) * count)
+                    .sum(),
+            ),
             unserved,
             under_capacity_seconds: seconds(self.under_capacity_ms),
             panic_seconds: seconds(self.panic_ms),

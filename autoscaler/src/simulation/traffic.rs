@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 mod trace;
 
-pub use trace::{InvalidTrace, MAX_TRACE_LINES, TraceKind, parse_trace};
+pub use trace::{InvalidTrace, MAX_TRACE_LINES, MAX_TRACE_VALUE, TraceKind, parse_trace};
 
 /// Milliseconds of one block of arrivals; rates are constant within it.
 pub const BLOCK_MS: usize = 100;

@@ -13,6 +13,7 @@ type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 struct Server {
     address: std::net::SocketAddr,
     frames: mpsc::Receiver<Bytes>,
+    handovers: mpsc::Receiver<Bytes>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -21,15 +22,18 @@ async fn start(capacity: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, frames) = mpsc::channel(capacity);
+    let (handover_sender, handovers) = mpsc::channel(1);
     let options = Options {
         frames: sender,
         bucket_owner: None,
+        handovers: Some(handover_sender),
     };
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve(listener, options, shutdown.clone()));
     Server {
         address,
         frames,
+        handovers,
         shutdown,
         task,
     }
@@ -154,4 +158,28 @@ async fn kubelet_probes_and_plain_requests_are_answered() {
         "{answer}"
     );
     assert!(answer.ends_with("\r\n\r\nBad Request\n"), "{answer}");
+}
+
+/// A replica of Go's answers 400 to such a request; so does one of ours to a version it cannot read.
+#[tokio::test]
+async fn windows_are_taken_in_their_version_and_up_to_their_length() {
+    let mut server = start(1).await;
+    let post = |version: &str, length: usize, body: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nPilotlight-Handover: {version}\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let answer = soon(server.raw(&post("1", 5, "hello"))).await;
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    let answer = soon(server.raw(&post("1", 5, "again"))).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(server.handovers.try_recv().unwrap(), "hello");
+    let answer = soon(server.raw(&post("2", 5, "hello"))).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("version 1"), "{answer}");
+    let length = handover::MAX_MESSAGE_BYTES + 1;
+    let answer = soon(server.raw(&post("1", length, ""))).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(server.handovers.try_recv().is_err());
 }

@@ -1,7 +1,9 @@
 //! A real etcd and kube-apiserver for one test program, from the folder that `KUBEBUILDER_ASSETS`
-//! names. They end with the program's [`ApiServer`].
+//! names. Each runs under a shell that ends it as soon as the test program is gone, in whatever way:
+//! the shell reads a pipe whose other end only the test program holds.
 
-use std::net::TcpListener;
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,100 +18,151 @@ use serving::environment::{Environment as _, ProcessEnvironment};
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
+/// Of a user who may do what `deploy/autoscaler-rbac.yaml` says.
+const AUTOSCALER_TOKEN: &str = "autoscaler-token";
+/// Whatever a scenario waits for must have happened by then.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Running programs, ended when dropped.
+/// Starts a program and waits for the end of its own input; then kills the program and, given a
+/// folder as `$0`, removes it.
+const WATCHDOG: &str = r#"trap '' INT TERM HUP
+"$@" </dev/null & program=$!
+cat >/dev/null
+kill -9 "$program"; wait "$program"
+test "$0" = keep || rm -rf "$0""#;
+
+/// A program under its shell, ended when dropped.
+struct Guarded(Child);
+
+/// A running etcd and kube-apiserver, ended when dropped.
 pub(crate) struct ApiServer {
-    programs: Vec<Child>,
-    url: String,
-    _folder: tempfile::TempDir,
+    assets: PathBuf,
+    folder: PathBuf,
+    address: SocketAddr,
+    etcd_port: u16,
+    // Fields are dropped in this order: etcd last, and the folder with it.
+    api_server: RefCell<Option<Guarded>>,
+    _etcd: Guarded,
 }
 
-/// A free port. Another program could take it before it is used; nobody here does.
-fn port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+/// A port that is free on every loopback address. Another program could take it before it is used.
+pub(crate) fn port() -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-fn start(program: &Path, arguments: &[String], log: &Path) -> Child {
-    let log = std::fs::File::create(log).unwrap();
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+// === impl Guarded ===
+
+impl Guarded {
+    fn start(program: &Path, arguments: &[String], log: &Path, remove: Option<&Path>) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        let child = Command::new("sh")
+            .args(["-c", WATCHDOG])
+            .arg(remove.unwrap_or(Path::new("keep")))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        Self(child)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // The shell ends by itself once it has killed the program.
+        let _ = self.0.wait();
+    }
+}
+
+/// A client with the rights of an autoscaler, of the API server behind `address`, which may be a
+/// proxy's.
+pub(crate) fn client(address: SocketAddr) -> Client {
+    client_of(address, AUTOSCALER_TOKEN)
+}
+
+fn client_of(address: SocketAddr, token: &str) -> Client {
+    let mut config = Config::new(format!("https://{address}").parse().unwrap());
+    config.accept_invalid_certs = true;
+    config.auth_info = AuthInfo {
+        token: Some(token.to_owned().into()),
+        ..AuthInfo::default()
+    };
+    Client::try_from(config).unwrap()
 }
 
 impl ApiServer {
     /// Starts both and installs our resources; `None` where there are no programs to start.
     pub(crate) async fn start() -> Option<Self> {
         let assets = ProcessEnvironment.variable("KUBEBUILDER_ASSETS");
-        let Some(assets) = assets.map(PathBuf::from) else {
-            println!(
-                "left out: the tests against a real API server need KUBEBUILDER_ASSETS, see setup-envtest"
-            );
-            return None;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        std::fs::write(
-            path("tokens.csv"),
-            format!("{TOKEN},admin,admin,system:masters\n"),
-        )
-        .unwrap();
-        let (client_port, peer_port, api_port) = (port(), port(), port());
+        let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
+        let folder = tempfile::tempdir().unwrap().keep();
+        std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
+        let tokens = format!(
+            "{TOKEN},admin,admin,system:masters\n{AUTOSCALER_TOKEN},autoscaler,autoscaler\n"
+        );
+        std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
+        let (etcd_port, peer_port) = (port(), port());
         let etcd = [
-            format!("--data-dir={}", path("etcd").display()),
-            format!("--listen-client-urls=http://127.0.0.1:{client_port}"),
-            format!("--advertise-client-urls=http://127.0.0.1:{client_port}"),
+            format!("--data-dir={}", folder.join("etcd").display()),
+            format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"),
+            format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"),
             format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
             "--unsafe-no-fsync".to_owned(),
         ];
-        let api_server = [
-            format!("--etcd-servers=http://127.0.0.1:{client_port}"),
-            format!("--secure-port={api_port}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--cert-dir={}", path("certificates").display()),
-            format!("--token-auth-file={}", path("tokens.csv").display()),
-            "--authorization-mode=RBAC".to_owned(),
-            "--service-account-issuer=https://localhost/".to_owned(),
-            format!("--service-account-key-file={}", path("sa.key").display()),
-            format!(
-                "--service-account-signing-key-file={}",
-                path("sa.key").display()
-            ),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-        ];
-        let programs = vec![
-            start(&assets.join("etcd"), &etcd, &path("etcd.log")),
-            start(
-                &assets.join("kube-apiserver"),
-                &api_server,
-                &path("api.log"),
-            ),
-        ];
+        let log = folder.join("etcd.log");
         let server = Self {
-            programs,
-            url: format!("https://127.0.0.1:{api_port}"),
-            _folder: folder,
+            _etcd: Guarded::start(&assets.join("etcd"), &etcd, &log, Some(&folder)),
+            assets,
+            folder,
+            address: SocketAddr::from(([127, 0, 0, 1], port())),
+            etcd_port,
+            api_server: RefCell::new(None),
         };
-        server.ready().await;
+        server.start_api_server().await;
         server.install().await;
         Some(server)
     }
 
-    /// A new client.
+    /// Starts kube-apiserver, on the port that it always has, and waits until it is ready.
+    pub(crate) async fn start_api_server(&self) {
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let arguments = [
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            format!("--secure-port={}", self.address.port()),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--cert-dir={}", path("certificates")),
+            format!("--token-auth-file={}", path("tokens.csv")),
+            "--authorization-mode=RBAC".to_owned(),
+            "--service-account-issuer=https://localhost/".to_owned(),
+            format!("--service-account-key-file={}", path("sa.key")),
+            format!("--service-account-signing-key-file={}", path("sa.key")),
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+        ];
+        let program = self.assets.join("kube-apiserver");
+        let log = self.folder.join("api.log");
+        let started = Guarded::start(&program, &arguments, &log, None);
+        *self.api_server.borrow_mut() = Some(started);
+        self.ready().await;
+    }
+
+    /// Kills kube-apiserver; etcd stays.
+    pub(crate) fn kill_api_server(&self) {
+        drop(self.api_server.borrow_mut().take());
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new client that may do everything.
     pub(crate) fn client(&self) -> Client {
-        let mut config = Config::new(self.url.parse().unwrap());
-        config.accept_invalid_certs = true;
-        config.auth_info = AuthInfo {
-            token: Some(TOKEN.to_owned().into()),
-            ..AuthInfo::default()
-        };
-        Client::try_from(config).unwrap()
+        client_of(self.address, TOKEN)
     }
 
     async fn ready(&self) {
@@ -147,17 +200,7 @@ impl ApiServer {
     }
 }
 
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        for program in self.programs.iter_mut().rev() {
-            // One that has ended already is what is wanted.
-            let _ = program.kill();
-            let _ = program.wait();
-        }
-    }
-}
-
-/// Waits, at most a minute, until `condition` gives something.
+/// Waits, at most two minutes, until `condition` gives something.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let attempts = async {
         loop {
@@ -167,9 +210,9 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(60), attempts).await {
+    match tokio::time::timeout(PATIENCE, attempts).await {
         Ok(value) => value,
-        Err(_) => panic!("no {what} within a minute"),
+        Err(_) => panic!("no {what} within {PATIENCE:?}"),
     }
 }
 

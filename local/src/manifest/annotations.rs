@@ -7,6 +7,7 @@ use serving::annotation::{
     self, CLASS, CLASS_HPA, CLASS_KPA, FieldErrors, METRIC, METRIC_CONCURRENCY, METRIC_RPS,
 };
 use serving::config::Autoscaler;
+use serving::names;
 
 use super::finding::Report;
 use super::object::entry;
@@ -26,9 +27,21 @@ pub(super) fn check(
             add(&errors, at, report);
         }
     }
+    for (key, rule) in autoscaler::spec::validate_extensions(annotations) {
+        report.problem(entry(at, key), rule);
+    }
     for (key, value) in annotations {
         let at = entry(at, key);
-        if key == CLASS.name && value != CLASS_KPA {
+        if key.starts_with(names::ANNOTATION_PREFIX)
+            && key != names::LOCAL_COMMAND_ANNOTATION
+            && !names::SCALING_ANNOTATIONS.contains(&key.as_str())
+        {
+            let known = names::SCALING_ANNOTATIONS.join(", ");
+            report.warning(
+                at,
+                format!("no such annotation; there are {known}; ignored"),
+            );
+        } else if key == CLASS.name && value != CLASS_KPA {
             report.warning(
                 at,
                 format!("{value} is not available on one machine; the KPA scales instead"),

@@ -387,6 +387,8 @@ fn read_command(
                 return None;
             }
         }
+    } else if command.is_empty() && !machine.starts_apps() {
+        return Some(vec![OWN_NAME.to_owned()]);
     } else if command.is_empty() {
         report.problem(
             object.at("image"),

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::exit::{self, Exit};
+
 /// How many findings of one kind are kept; the rest are only counted, so that a hostile manifest
 /// cannot fill the memory with complaints about itself.
 pub const MAX_FINDINGS: usize = 200;
@@ -67,6 +69,29 @@ impl Report {
     pub fn warning(&mut self, path: impl Into<String>, rule: impl Into<String>) {
         let finding = self.finding(path.into(), rule.into());
         Self::keep(&mut self.warnings, &mut self.left_out, finding);
+    }
+
+    /// Every problem at once as the reason to end, or nothing.
+    pub fn refuse(&self) -> Result<(), Exit> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let only_commands = self.problems.iter().all(|problem| problem.missing_command);
+        let mut lines: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        lines.extend(
+            self.warnings
+                .iter()
+                .map(|warning| format!("warning: {warning}")),
+        );
+        if self.left_out > 0 {
+            lines.push(format!("and {} more", self.left_out));
+        }
+        let code = if only_commands {
+            exit::MISSING_COMMAND
+        } else {
+            exit::INVALID_MANIFEST
+        };
+        Err(Exit::new(code, lines.join("\n")))
     }
 
     fn finding(&self, path: String, rule: String) -> Finding {

@@ -49,6 +49,8 @@ impl Default for Defaults {
 pub struct Settings {
     /// `config-autoscaler`.
     pub autoscaler: Autoscaler,
+    /// The data that `autoscaler` was parsed from.
+    pub autoscaler_data: BTreeMap<String, String>,
     /// `config-defaults`.
     pub defaults: Defaults,
     /// `tag-header-based-routing: enabled` in `config-features`.
@@ -78,7 +80,10 @@ impl Settings {
         data.remove("_example");
         match name.as_str() {
             "config-autoscaler" => match Autoscaler::parse(&data) {
-                Ok(parsed) => self.autoscaler = parsed,
+                Ok(parsed) => {
+                    self.autoscaler = parsed;
+                    self.autoscaler_data = data;
+                }
                 Err(invalid) => {
                     for problem in invalid.problems() {
                         report.problem(at.as_str(), problem);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serving::environment::Environment;
 
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
 use crate::manifest::document::DEFAULT_NAMESPACE;
 use crate::manifest::{
     Finding, Machine, Manifest, Report, ServiceDocument, Source, SourceText, Template, ThisMachine,
@@ -44,7 +44,7 @@ pub(super) fn read(options: &Run, environment: &dyn Environment) -> Result<Input
         report.in_file(&options.filenames.join(", "));
         report.problem("", "no Service of serving.knative.dev/v1 in the manifests");
     }
-    refuse(&report)?;
+    report.refuse()?;
     Ok(Input {
         manifest,
         warnings: report.warnings,
@@ -75,7 +75,7 @@ fn read_command(options: &Run, machine: ThisMachine) -> Result<Input, Exit> {
             format!("{program}: no such program on this machine; install it, or correct the path"),
         );
     }
-    refuse(&report)?;
+    report.refuse()?;
     let template = Template::from_command(options.command.clone(), annotations, &settings.defaults);
     let document = ServiceDocument {
         file: "command line".into(),
@@ -94,33 +94,4 @@ fn read_command(options: &Run, machine: ThisMachine) -> Result<Input, Exit> {
         texts: Vec::new(),
         machine,
     })
-}
-
-/// Every problem at once, or nothing.
-fn refuse(report: &Report) -> Result<(), Exit> {
-    if report.problems.is_empty() {
-        return Ok(());
-    }
-    let only_commands = report
-        .problems
-        .iter()
-        .all(|problem| problem.missing_command);
-    let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-    lines.extend(
-        report
-            .warnings
-            .iter()
-            .map(|warning| format!("warning: {warning}")),
-    );
-    if report.left_out > 0 {
-        lines.push(format!("and {} more", report.left_out));
-    }
-    Err(Exit::new(
-        if only_commands {
-            exit::MISSING_COMMAND
-        } else {
-            exit::INVALID_MANIFEST
-        },
-        lines.join("\n"),
-    ))
 }

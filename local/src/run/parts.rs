@@ -81,6 +81,7 @@ impl Parts {
             autoscaler::stat_server::Options {
                 frames: autoscaler.frames(),
                 bucket_owner: None,
+                handovers: None,
             },
             stop.clone(),
         ));

@@ -97,7 +97,7 @@ fn row_46_empty_strings_of_the_controller_are_valid() {
         ("QUEUE_PROXY_TLS_CIPHER_SUITES", ""),
         ("QUEUE_PROXY_TLS_CURVE_PREFERENCES", ""),
     ]);
-    assert_eq!(config.tls.min_version, "");
+    assert_eq!(config.tls.policy.min_version, "");
 }
 
 #[test]

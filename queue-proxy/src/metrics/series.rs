@@ -7,13 +7,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::registry::{Registry, Unit};
 use serving::histogram::Histogram;
+use serving::http_metrics::MAX_SERIES;
+pub(super) use serving::http_metrics::OVERFLOW;
 use std::cell::RefCell;
-
-/// Label sets kept per metric, as many as OpenTelemetry's SDK keeps; the rest share one.
-pub(super) const MAX_SERIES: usize = 2000;
-
-/// The label value that stands for the label sets beyond [`MAX_SERIES`].
-pub(super) const OVERFLOW: &str = "otel_metric_overflow";
 
 /// A set of labels that knows what replaces it when there are too many.
 pub(super) trait LabelSet:

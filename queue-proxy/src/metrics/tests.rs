@@ -66,17 +66,3 @@ fn a_scrape_has_upstreams_names_and_labels() {
         assert!(text.contains(line), "{line} in\n{text}");
     }
 }
-
-#[test]
-fn hosts_are_split_as_in_go() {
-    for (host, expected) in [
-        ("a", ("a", "")),
-        ("a:1", ("a", "1")),
-        ("[::1]:80", ("::1", "80")),
-        ("[::1]", ("::1", "")),
-        ("::1", ("::1", "")),
-        ("", ("", "")),
-    ] {
-        assert_eq!(split_host(host), expected, "{host}");
-    }
-}

@@ -1,3 +1,5 @@
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 use super::*;
@@ -19,15 +21,12 @@ fn put(directory: &TempDir, (certificate, key): (&str, &str)) {
 fn settings(directory: &TempDir) -> TlsSettings {
     TlsSettings {
         directory: directory.path().to_owned(),
-        min_version: String::new(),
-        max_version: String::new(),
-        cipher_suites: String::new(),
-        curve_preferences: String::new(),
+        policy: tls::PolicySettings::unset(&tls::QUEUE_PROXY),
     }
 }
 
 fn served(certificates: &Certificates) -> Vec<u8> {
-    certificates.resolver.pair.read().cert[0].to_vec()
+    certificates.served.current().cert[0].to_vec()
 }
 
 fn der((certificate, _): (&str, &str)) -> Vec<u8> {

@@ -16,6 +16,30 @@ use crate::go::{
 /// The name of the ConfigMap.
 pub const NAME: &str = "config-autoscaler";
 
+/// Every key that is read.
+pub const KEYS: [&str; 20] = [
+    "activator-capacity",
+    "allow-zero-initial-scale",
+    "container-concurrency-target-default",
+    "container-concurrency-target-percentage",
+    "enable-scale-to-zero",
+    "initial-scale",
+    "max-scale",
+    "max-scale-down-rate",
+    "max-scale-limit",
+    "max-scale-up-rate",
+    "min-scale",
+    "panic-threshold-percentage",
+    "panic-window-percentage",
+    "pod-autoscaler-class",
+    "requests-per-second-target-default",
+    "scale-down-delay",
+    "scale-to-zero-grace-period",
+    "scale-to-zero-pod-retention-period",
+    "stable-window",
+    "target-burst-capacity",
+];
+
 /// The default share of a target that is aimed at.
 const DEFAULT_TARGET_UTILIZATION: f64 = 0.7;
 

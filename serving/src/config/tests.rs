@@ -487,3 +487,17 @@ fn whatever_the_json_says_it_can_be_written_again() {
     ];
     crate::fuzz::mutate(&seeds, 3000, mutated_json_holds);
 }
+
+/// A key that is listed but not read would be accepted with any value.
+#[test]
+fn every_listed_key_of_config_autoscaler_is_read() {
+    for key in autoscaler::KEYS {
+        let data = [(key.to_owned(), "?".to_owned())].into();
+        let parsed = Autoscaler::parse(&data);
+        assert!(
+            parsed.is_err_and(|error| error.to_string().contains(key))
+                || key == "pod-autoscaler-class",
+            "{key}"
+        );
+    }
+}

@@ -9,6 +9,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 
 use super::error_response;
 use crate::body::{Body, Guard};
+use crate::pool::Broken;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +49,28 @@ impl ForwardError {
         Self::upstream(format!("timed out dialing {address} after {waited:.2}s"))
     }
 
-    /// `answered`: some bytes of a response had been read.
-    pub(crate) fn transport(error: &hyper::Error, answered: bool) -> Self {
+    pub(crate) fn tls(address: SocketAddr, error: &io::Error) -> Self {
+        Self::upstream(format!("tls handshake with {address}: {error}"))
+    }
+
+    pub(crate) fn tls_timed_out() -> Self {
+        Self::upstream("net/http: TLS handshake timeout".to_owned())
+    }
+
+    /// An exchange over HTTP/1.
+    pub(crate) fn broken(broken: &Broken) -> Self {
+        let fault = match broken {
+            Broken::Request(_) => Fault::Downstream,
+            _ => Fault::Upstream,
+        };
+        Self {
+            fault,
+            ..Self::upstream(broken.to_string())
+        }
+    }
+
+    /// An exchange over HTTP/2.
+    pub(crate) fn transport(error: &hyper::Error) -> Self {
         let fault = if error.is_user() {
             Fault::Downstream
         } else {
@@ -57,7 +78,7 @@ impl ForwardError {
         };
         Self {
             fault,
-            ..Self::upstream(transport_text(error, answered))
+            ..Self::upstream(transport_text(error))
         }
     }
 
@@ -99,17 +120,7 @@ impl ForwardError {
     }
 }
 
-fn transport_text(error: &hyper::Error, answered: bool) -> String {
-    if error.is_incomplete_message() {
-        return if answered { "unexpected EOF" } else { "EOF" }.to_owned();
-    }
-    if error.is_parse_too_large() {
-        return "net/http: server response headers exceeded the limit; aborted".to_owned();
-    }
-    if error.is_parse() {
-        let broken = "net/http: HTTP/1.x transport connection broken: malformed HTTP response";
-        return format!("{broken} ({error})");
-    }
+fn transport_text(error: &hyper::Error) -> String {
     let Some(source) = error.source() else {
         return if error.is_canceled() || error.is_closed() {
             "http: server closed idle connection".to_owned()
@@ -131,7 +142,7 @@ fn transport_text(error: &hyper::Error, answered: bool) -> String {
 }
 
 /// An error of the operating system as Go prints it.
-fn words(error: &io::Error) -> String {
+pub(crate) fn words(error: &io::Error) -> String {
     let words = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::ConnectionReset => "connection reset by peer",

@@ -135,17 +135,19 @@ pub(super) struct Metric {
     pub(super) description: String,
     #[prost(string, tag = "3")]
     pub(super) unit: String,
-    #[prost(oneof = "metric::Data", tags = "5, 9")]
+    #[prost(oneof = "metric::Data", tags = "5, 7, 9")]
     pub(super) data: Option<metric::Data>,
 }
 
 pub(super) mod metric {
-    use super::{Gauge, Histogram, Oneof};
+    use super::{Gauge, Histogram, Oneof, Sum};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub(in super::super) enum Data {
         #[prost(message, tag = "5")]
         Gauge(Gauge),
+        #[prost(message, tag = "7")]
+        Sum(Sum),
         #[prost(message, tag = "9")]
         Histogram(Histogram),
     }
@@ -158,6 +160,16 @@ pub(super) struct Gauge {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct Sum {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) data_points: Vec<NumberDataPoint>,
+    #[prost(int32, tag = "2")]
+    pub(super) aggregation_temporality: i32,
+    #[prost(bool, tag = "3")]
+    pub(super) is_monotonic: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct NumberDataPoint {
     #[prost(message, repeated, tag = "7")]
     pub(super) attributes: Vec<KeyValue>,
@@ -165,7 +177,10 @@ pub(super) struct NumberDataPoint {
     pub(super) start_time_unix_nano: u64,
     #[prost(fixed64, tag = "3")]
     pub(super) time_unix_nano: u64,
-    /// Of the value's two forms the whole number; it has presence, so that 0 is sent.
+    /// The value has one of two forms; both have presence, so that 0 is sent.
+    #[prost(double, optional, tag = "4")]
+    pub(super) as_double: Option<f64>,
+    /// The other one.
     #[prost(sfixed64, optional, tag = "6")]
     pub(super) as_int: Option<i64>,
 }

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::message::{
     ExportMetricsServiceRequest, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
-    ResourceMetrics, ScopeMetrics, metric,
+    ResourceMetrics, ScopeMetrics, Sum, metric,
 };
 use super::traces::{SCHEMA_URL, key_value, nanos, resource_message, scope_message};
 use crate::clock::UnixTime;
@@ -35,6 +35,15 @@ pub enum Series {
     Histogram(Vec<Point<histogram::Histogram>>),
     /// Present values.
     Gauge(Vec<Point<i64>>),
+    /// Present values that are no whole numbers.
+    FloatGauge(Vec<Point<f64>>),
+    /// What was added up since the start, and perhaps taken away.
+    Sum {
+        /// The sums.
+        points: Vec<Point<i64>>,
+        /// Whether nothing is ever taken away.
+        is_monotonic: bool,
+    },
 }
 
 /// One series.
@@ -107,15 +116,24 @@ fn convert(metric: MetricSnapshot, start: UnixTime, now: UnixTime) -> Metric {
             aggregation_temporality: CUMULATIVE,
         }),
         Series::Gauge(points) => metric::Data::Gauge(Gauge {
+            data_points: numbers(points, start, now),
+        }),
+        Series::FloatGauge(points) => metric::Data::Gauge(Gauge {
             data_points: points
                 .into_iter()
                 .map(|point| NumberDataPoint {
-                    attributes: point.attributes.into_iter().map(key_value).collect(),
-                    start_time_unix_nano: nanos(start),
-                    time_unix_nano: nanos(now),
-                    as_int: Some(point.value),
+                    as_double: Some(point.value),
+                    ..number(point.attributes, start, now)
                 })
                 .collect(),
+        }),
+        Series::Sum {
+            points,
+            is_monotonic,
+        } => metric::Data::Sum(Sum {
+            data_points: numbers(points, start, now),
+            aggregation_temporality: CUMULATIVE,
+            is_monotonic,
         }),
     };
     Metric {
@@ -123,6 +141,26 @@ fn convert(metric: MetricSnapshot, start: UnixTime, now: UnixTime) -> Metric {
         description: metric.instrument.description.to_owned(),
         unit: metric.instrument.unit.to_owned(),
         data: Some(data),
+    }
+}
+
+fn numbers(points: Vec<Point<i64>>, start: UnixTime, now: UnixTime) -> Vec<NumberDataPoint> {
+    points
+        .into_iter()
+        .map(|point| NumberDataPoint {
+            as_int: Some(point.value),
+            ..number(point.attributes, start, now)
+        })
+        .collect()
+}
+
+/// Without its value.
+fn number(attributes: Vec<Attribute>, start: UnixTime, now: UnixTime) -> NumberDataPoint {
+    NumberDataPoint {
+        attributes: attributes.into_iter().map(key_value).collect(),
+        start_time_unix_nano: nanos(start),
+        time_unix_nano: nanos(now),
+        ..NumberDataPoint::default()
     }
 }
 
@@ -154,7 +192,8 @@ impl Series {
     fn is_empty(&self) -> bool {
         match self {
             Self::Histogram(points) => points.is_empty(),
-            Self::Gauge(points) => points.is_empty(),
+            Self::Gauge(points) | Self::Sum { points, .. } => points.is_empty(),
+            Self::FloatGauge(points) => points.is_empty(),
         }
     }
 }

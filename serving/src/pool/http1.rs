@@ -1,174 +1,211 @@
 //! HTTP/1 connections: used by one exchange at a time, idle on a stack in between.
+//!
+//! This side of HTTP/1 is our own. hyper's client is made for one that others share: each of its
+//! connections is a task with a queue of requests before it (about 25 kB, and two wake-ups per
+//! request), while here exactly one exchange uses a connection, and can read and write it itself.
 
+mod decoder;
+mod download;
+mod head;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 
-use http::{HeaderMap, Method, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::download::Download;
+use self::download::{HeadLimits, HeadReader};
+use self::head::Head;
+use self::upload::Upload;
+use super::stream::Stream;
 use super::{Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
-use crate::server::{Activity, Observed};
 
 /// Sweeps per idle timeout.
 const SWEEPS: u32 = 3;
 
-/// A connection and whether anything was read from it since the last request was sent.
+/// A connection in use.
 #[derive(Debug)]
-struct Sender {
-    requests: SendRequest<Body>,
-    activity: Activity,
+pub(super) struct Connection {
+    /// Shared with the rest of a request that is still being sent.
+    stream: Rc<RefCell<Stream>>,
+    /// Set while the rest of a request is being sent.
+    sending: Option<Rc<Cell<bool>>>,
 }
 
 /// A connection that waits for a request.
 #[derive(Debug)]
 pub(super) struct Idle {
-    sender: Sender,
+    connection: Connection,
     since: Instant,
 }
 
-/// A connection whose response has not ended.
-#[derive(Debug)]
-pub(super) struct Lease {
-    sender: Sender,
-    upstream: Rc<Upstream>,
+/// Why there is no answer, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The connection ended before the first byte of an answer.
+    #[error("EOF")]
+    Eof,
+    /// It ended later.
+    #[error("unexpected EOF")]
+    UnexpectedEof,
+    #[error("net/http: server response headers exceeded the limit; aborted")]
+    TooLarge,
+    #[error("net/http: HTTP/1.x transport connection broken: {0}")]
+    Malformed(String),
+    #[error("read tcp: {}", crate::forward::io_words(error))]
+    Read { error: io::Error, answered: bool },
+    #[error("write tcp: {}", crate::forward::io_words(.0))]
+    Write(io::Error),
+    /// The request's own body broke.
+    #[error("{0}")]
+    Request(String),
+}
+
+// === impl Broken ===
+
+impl Broken {
+    /// Nothing came back: as far as can be known, nobody has looked at the request.
+    fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Eof | Self::Write(_) => true,
+            Self::Read { answered, .. } => !answered,
+            Self::UnexpectedEof | Self::TooLarge | Self::Malformed(_) | Self::Request(_) => false,
+        }
+    }
 }
 
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
-    mut request: Box<Request<Body>>,
-) -> Result<Response<UpstreamBody>, ForwardError> {
-    while let Some(sender) = upstream.take_idle() {
-        let replay = Replay::of(&request);
-        match exchange(upstream, sender, request).await {
-            Ok(response) => return Ok(response),
-            Err(Failure::Unsent(unsent, _)) => request = unsent,
-            Err(Failure::Unanswered(error)) => match replay {
-                Some(replay) => request = Box::new(replay.request()),
-                None => return Err(Failure::Unanswered(error).into()),
-            },
-            Err(broken) => return Err(broken.into()),
-        }
-    }
-    match Box::pin(connect(upstream)).await {
-        Ok(sender) => Ok(exchange(upstream, sender, request).await?),
-        Err(error) => Err(error.with_request(request)),
-    }
-}
-
-/// How an exchange failed.
-enum Failure {
-    /// Nothing was written: here is the request.
-    Unsent(Box<Request<Body>>, hyper::Error),
-    /// The connection ended before the first byte of a response.
-    Unanswered(hyper::Error),
-    /// Anything later, or the request's own body.
-    Broken(hyper::Error),
-}
-
-impl From<Failure> for ForwardError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Unsent(unsent, error) => {
-                ForwardError::transport(&error, false).with_request(unsent)
-            }
-            Failure::Unanswered(error) => ForwardError::transport(&error, false),
-            Failure::Broken(error) => ForwardError::transport(&error, true),
-        }
-    }
-}
-
-async fn exchange(
-    upstream: &Rc<Upstream>,
-    mut sender: Sender,
     request: Box<Request<Body>>,
-) -> Result<Response<UpstreamBody>, Failure> {
-    sender.activity.clear();
-    match sender.requests.try_send_request(*request).await {
-        Ok(response) => Ok(response.map(|incoming| upstream.lend(sender, incoming))),
-        Err(mut failed) => {
-            let unsent = failed.take_message();
-            let error = failed.into_error();
-            Err(match unsent {
-                Some(request) => Failure::Unsent(Box::new(request), error),
-                None if sender.activity.is_set() || error.is_user() => Failure::Broken(error),
-                None => Failure::Unanswered(error),
-            })
+) -> Result<Response<UpstreamBody>, ForwardError> {
+    let mut upload = Upload::new(request);
+    while let Some(connection) = upstream.take_idle() {
+        match exchange(upstream, &connection, &mut upload).await {
+            Ok(answer) => return Ok(upstream.lend(connection, answer, upload)),
+            Err(broken) if upload.start_over(&broken) => {}
+            Err(broken) => return Err(ForwardError::broken(&broken)),
         }
     }
+    let failed = match Box::pin(connect(upstream)).await {
+        Ok(connection) => match exchange(upstream, &connection, &mut upload).await {
+            Ok(answer) => return Ok(upstream.lend(connection, answer, upload)),
+            Err(broken) => ForwardError::broken(&broken),
+        },
+        Err(error) => error,
+    };
+    Err(match upload.into_request() {
+        Some(request) => failed.with_request(request),
+        None => failed,
+    })
 }
 
-/// What to send again if a reused connection turns out to be dead.
-struct Replay {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+/// The head of an answer, what was read after it, and whether all of the request has been sent.
+struct Answer {
+    head: Head,
+    rest: Bytes,
+    sent: bool,
 }
 
-impl Replay {
-    /// Nothing unless the request may be repeated and is complete without its body.
-    fn of(request: &Request<Body>) -> Option<Self> {
-        let (method, headers) = (request.method(), request.headers());
-        let is_repeatable = matches!(
-            *method,
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-        ) || headers.contains_key("idempotency-key")
-            || headers.contains_key("x-idempotency-key");
-        // The client's side of an upgrade can be given away once.
-        let is_upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        let is_whole = http_body::Body::is_end_stream(request.body());
-        (is_repeatable && is_whole && !is_upgrade).then(|| Self {
-            method: method.clone(),
-            uri: request.uri().clone(),
-            headers: headers.clone(),
-        })
-    }
-
-    fn request(self) -> Request<Body> {
-        let mut request = Request::new(Body::empty(()));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
-    }
+/// Sends a request and reads the head of its answer, which may come before all has been sent.
+async fn exchange(
+    upstream: &Upstream,
+    connection: &Connection,
+    upload: &mut Upload,
+) -> Result<Answer, Broken> {
+    let limits = HeadLimits {
+        bytes: upstream.options.max_header_bytes,
+        lines: upstream.options.max_headers,
+        is_head: upload.is_head(),
+    };
+    let mut reader = HeadReader::default();
+    let mut sent = false;
+    let mut unwritable = None;
+    poll_fn(|cx| {
+        let stream = &mut *connection.stream.borrow_mut();
+        if !sent && unwritable.is_none() {
+            match upload.poll(cx, stream) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => sent = true,
+                // An app that refuses a request early closes, and its answer may be there.
+                Poll::Ready(Err(Broken::Write(error))) => unwritable = Some(error),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+            }
+        }
+        match reader.poll(cx, stream, limits) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok((head, rest))) => Poll::Ready(Ok(Answer { head, rest, sent })),
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(match unwritable.take() {
+                Some(error) if broken.is_unanswered() => Broken::Write(error),
+                _ => broken,
+            })),
+        }
+    })
+    .await
 }
 
-async fn connect(upstream: &Upstream) -> Result<Sender, ForwardError> {
+async fn connect(upstream: &Upstream) -> Result<Connection, ForwardError> {
     let stream = dial::dial(upstream).await?;
-    let activity = Activity::default();
-    let io = TokioIo::new(Observed::new(stream, activity.clone()));
-    let mut builder = Builder::new();
-    builder
-        .title_case_headers(true)
-        .max_header_size(upstream.options.max_header_bytes)
-        .max_buf_size(upstream.options.max_header_bytes);
-    if let Some(max_headers) = upstream.options.max_headers {
-        builder.max_headers(max_headers);
-    }
-    let (requests, connection) = builder
-        .handshake(io)
-        .await
-        .map_err(|error| ForwardError::transport(&error, false))?;
-    tokio::task::spawn_local(async move {
-        // Whoever waits for a response learns of the error as well.
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to the destination ended");
+    let stream = match &upstream.options.tls {
+        None => Stream::Tcp(stream),
+        Some(tls) => {
+            let tls = tls.connect(stream, upstream.address, b"http/1.1").await?;
+            Stream::Tls(Box::new(tls))
         }
-    });
-    Ok(Sender { requests, activity })
+    };
+    Ok(Connection {
+        stream: Rc::new(RefCell::new(stream)),
+        sending: None,
+    })
+}
+
+// === impl Connection ===
+
+impl Connection {
+    fn is_fresh(&self) -> bool {
+        self.stream.borrow().is_fresh()
+    }
+
+    /// Whether no request is being sent any more.
+    fn is_at_rest(&self) -> bool {
+        self.sending.as_ref().is_none_or(|sending| !sending.get())
+    }
+
+    /// Sends the rest of a request whose answer has begun: an app may answer in full before it reads
+    /// on, and a client may send in full before it reads.
+    fn send_on(&mut self, mut upload: Upload) {
+        let sending = Rc::new(Cell::new(true));
+        self.sending = Some(Rc::clone(&sending));
+        let stream = Rc::clone(&self.stream);
+        tokio::task::spawn_local(async move {
+            let sent = poll_fn(|cx| upload.poll(cx, &mut *stream.borrow_mut())).await;
+            match sent {
+                Ok(()) => sending.set(false),
+                // Who reads the answer learns whatever there is to learn.
+                Err(broken) => tracing::debug!(%broken, "the rest of a request was not sent"),
+            }
+        });
+    }
+
+    /// The bare connection, after a protocol switch.
+    fn into_stream(self) -> Option<Stream> {
+        Rc::into_inner(self.stream).map(RefCell::into_inner)
+    }
 }
 
 // === impl Idle ===
 
 impl Idle {
-    /// As far as hyper has noticed.
-    #[cfg(test)]
+    /// As far as the kernel has told.
     pub(super) fn is_alive(&self) -> bool {
-        !self.sender.requests.is_closed()
+        self.connection.is_fresh()
     }
 }
 
@@ -176,37 +213,52 @@ impl Idle {
 
 impl Upstream {
     /// The connection used last, of those that are alive and not too old.
-    fn take_idle(&self) -> Option<Sender> {
+    fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if !sender.requests.is_closed() {
+        while let Some(last) = idle.pop() {
+            if last.is_alive() {
                 // Everything below is older still, but a sweep will see to it.
-                return (since + self.options.idle_timeout > Instant::now()).then_some(sender);
+                let is_young = last.since + self.options.idle_timeout > Instant::now();
+                return is_young.then_some(last.connection);
             }
         }
         None
     }
 
-    /// Hands out a response; its connection returns at once if it can take the next request.
-    fn lend(self: &Rc<Self>, sender: Sender, incoming: Incoming) -> UpstreamBody {
-        if sender.requests.is_ready() {
-            self.put_idle(sender);
-            return UpstreamBody::new(incoming, None);
+    /// Hands out a response; its connection returns at once if nothing more is to be read from it.
+    fn lend(
+        self: &Rc<Self>,
+        mut connection: Connection,
+        answer: Answer,
+        upload: Upload,
+    ) -> Response<UpstreamBody> {
+        let Answer {
+            mut head,
+            rest,
+            sent,
+        } = answer;
+        let (parts, ()) = std::mem::take(&mut head.response).into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let body = UpstreamBody::switched(connection.into_stream(), rest);
+            return Response::from_parts(parts, body);
         }
-        let lease = Lease {
-            sender,
-            upstream: Rc::clone(self),
-        };
-        UpstreamBody::new(incoming, Some(super::Lease::Http1(lease)))
+        if !sent {
+            connection.send_on(upload);
+        } else if head.keep_alive && head.body.is_length(rest.len()) {
+            self.put_idle(connection);
+            return Response::from_parts(parts, UpstreamBody::whole(rest));
+        }
+        let body = Download::new(self, connection, head, rest);
+        Response::from_parts(parts, UpstreamBody::http1(body))
     }
 
-    fn put_idle(self: &Rc<Self>, sender: Sender) {
+    fn put_idle(self: &Rc<Self>, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         if self.closed.get() || idle.len() >= self.options.max_idle {
             return;
         }
         idle.push(Idle {
-            sender,
+            connection,
             since: Instant::now(),
         });
         if idle.len() == 1 {
@@ -222,13 +274,11 @@ impl Upstream {
         }
     }
 
-    /// Closes what has idled too long; whether anything is left.
+    /// Closes what has idled too long or was closed by the peer; whether anything is left.
     fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|it| {
-            !it.sender.requests.is_closed() && it.since + self.options.idle_timeout > now
-        });
+        idle.retain(|it| it.since + self.options.idle_timeout > now && it.is_alive());
         let kept = idle.len();
         idle.shrink_to(kept * 2);
         !idle.is_empty()
@@ -251,14 +301,5 @@ async fn sweep_idle(upstream: Weak<Upstream>) {
     }
 }
 
-// === impl Lease ===
-
-impl Lease {
-    /// The response has ended. If the request has not, the connection is of no further use, but
-    /// hyper finishes what is being sent.
-    pub(super) fn give_back(self) {
-        if self.sender.requests.is_ready() {
-            self.upstream.put_idle(self.sender);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

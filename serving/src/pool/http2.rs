@@ -8,8 +8,9 @@ use std::rc::Rc;
 use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Lease, Local, Upstream, UpstreamBody, dial};
+use super::{Local, Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
 
@@ -49,8 +50,7 @@ pub(super) async fn send(
         let mut requests = stream.0.requests.clone();
         match requests.try_send_request(*request).await {
             Ok(response) => {
-                let lease = Lease::Http2 { _stream: stream };
-                return Ok(response.map(|incoming| UpstreamBody::new(incoming, Some(lease))));
+                return Ok(response.map(|incoming| UpstreamBody::http2(incoming, stream)));
             }
             Err(mut failed) => {
                 let unsent = failed.take_message();
@@ -58,11 +58,9 @@ pub(super) async fn send(
                 match unsent {
                     Some(unsent) if attempt < ATTEMPTS => request = Box::new(unsent),
                     Some(unsent) => {
-                        return Err(
-                            ForwardError::transport(&error, false).with_request(Box::new(unsent))
-                        );
+                        return Err(ForwardError::transport(&error).with_request(Box::new(unsent)));
                     }
-                    None => return Err(ForwardError::transport(&error, false)),
+                    None => return Err(ForwardError::transport(&error)),
                 }
             }
         }
@@ -88,6 +86,19 @@ async fn open(upstream: &Rc<Upstream>) -> Result<Stream, ForwardError> {
 
 async fn connect(upstream: &Upstream) -> Result<Shared, ForwardError> {
     let stream = dial::dial(upstream).await?;
+    match &upstream.options.tls {
+        None => handshake(upstream, stream).await,
+        Some(tls) => {
+            let stream = tls.connect(stream, upstream.address, b"h2").await?;
+            handshake(upstream, stream).await
+        }
+    }
+}
+
+async fn handshake<I>(upstream: &Upstream, stream: I) -> Result<Shared, ForwardError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let list = u32::try_from(upstream.options.max_header_bytes).unwrap_or(u32::MAX);
     let (requests, connection) = Builder::new(Local)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -97,7 +108,7 @@ async fn connect(upstream: &Upstream) -> Result<Shared, ForwardError> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| ForwardError::transport(&error, false))?;
+        .map_err(|error| ForwardError::transport(&error))?;
     let limit = Rc::new(Cell::new(connection.current_max_send_streams()));
     let current = Rc::clone(&limit);
     tokio::task::spawn_local(async move {

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::Socket;
 use super::gate::{Edge, REFUSAL};
 
 /// Up to this many bytes in several pieces are written as one.
@@ -121,14 +122,14 @@ impl Activity {
 
 /// A second descriptor of the socket under a stream.
 fn duplicate(io: &dyn Any) -> io::Result<OwnedFd> {
-    let socket = match io.downcast_ref::<TlsStream<TcpStream>>() {
-        Some(tls) => Some(tls.get_ref().0),
-        None => io.downcast_ref::<TcpStream>(),
+    let socket = if let Some(tls) = io.downcast_ref::<TlsStream<TcpStream>>() {
+        tls.get_ref().0.as_fd()
+    } else if let Some(socket) = io.downcast_ref::<Socket>() {
+        socket.as_fd()
+    } else {
+        return Err(io::ErrorKind::Unsupported.into());
     };
-    match socket {
-        Some(socket) => socket.as_fd().try_clone_to_owned(),
-        None => Err(io::ErrorKind::Unsupported.into()),
-    }
+    socket.try_clone_to_owned()
 }
 
 // === impl Observed ===
@@ -250,7 +251,7 @@ mod tests {
         for reset in [false, true] {
             let (mut client, accepted) = pair().await;
             let activity = Activity::default();
-            let mut observed = Observed::new(accepted, activity.clone());
+            let mut observed = Observed::new(Socket::new(accepted), activity.clone());
             client.write_all(b"unread").await.unwrap();
             let mut hung_up = std::pin::pin!(activity.hung_up());
             let mut poll = async || {

@@ -9,20 +9,51 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::shutdown::Phase;
-use super::{Connection, HEAD_SLACK, Handler, Observed, Server, ServerOptions};
+use super::{Connection, HEAD_SLACK, Handler, Observed, Server, ServerOptions, Socket};
 use crate::deadline::{Due, Watch};
 
-pub(super) async fn serve<H, I>(server: &Rc<Server<H>>, io: I, connection: Rc<Connection>)
+/// A connection in the clear.
+pub(super) fn serve_socket<H: Handler>(
+    server: &Rc<Server<H>>,
+    stream: TcpStream,
+    connection: Rc<Connection>,
+) -> impl Future<Output = ()> {
+    let socket = Socket::new(stream);
+    serve_watched(server, socket.clone(), connection, Some(socket))
+}
+
+/// A connection over anything else.
+pub(super) fn serve<H, I>(
+    server: &Rc<Server<H>>,
+    io: I,
+    connection: Rc<Connection>,
+) -> impl Future<Output = ()>
 where
+    H: Handler,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve_watched(server, io, connection, None)
+}
+
+/// Go's server takes a client that closed its writing side for gone and cancels the request. That is
+/// looked out for on `watched`, or else left to hyper.
+async fn serve_watched<H, I>(
+    server: &Rc<Server<H>>,
+    io: I,
+    connection: Rc<Connection>,
+    watched: Option<Socket>,
+) where
     H: Handler,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Observed::new(io, connection.activity().clone()));
     let service = service_fn(|request| server.answer(request, &connection));
     let served = builder(&server.options)
+        .half_close(watched.is_some())
         .serve_connection(io, service)
         .with_upgrades();
     let mut served = pin!(served);
@@ -43,6 +74,13 @@ where
                 if let Err(error) = ended {
                     tracing::debug!(%error, peer = %connection.peer(), "connection ended");
                 }
+                return Poll::Ready(());
+            }
+            if connection.is_busy()
+                && let Some(socket) = &watched
+                && socket.poll_hung_up(cx).is_ready()
+            {
+                tracing::debug!(peer = %connection.peer(), "the client has left");
                 return Poll::Ready(());
             }
             expect_head(&connection, &watch, &server.options);
@@ -76,9 +114,6 @@ fn builder(options: &ServerOptions) -> Builder {
     builder
         // Names leave in Go's canonical case, whatever came in.
         .title_case_headers(true)
-        // Go's server takes a client that closed its writing side for gone and cancels the
-        // request; so does hyper without half-closed connections.
-        .half_close(false)
         .header_read_timeout(None)
         .max_header_size(options.max_header_bytes + HEAD_SLACK)
         .max_buf_size(options.max_header_bytes + HEAD_SLACK);

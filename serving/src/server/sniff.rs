@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -39,6 +39,13 @@ pub(super) async fn preface(stream: &TcpStream) -> Option<Sniffed> {
             Ok(_) => wait(&mut pause).await,
         }
     }
+}
+
+/// Whether a client that negotiated no protocol begins with an HTTP/2 preface, as Go's activator
+/// does towards a queue-proxy. One that arrives in pieces of less than four bytes is not recognised.
+pub(super) async fn is_preface(stream: &mut (impl AsyncBufRead + Unpin)) -> bool {
+    let first = stream.fill_buf().await;
+    first.is_ok_and(|first| first.starts_with(PREFACE))
 }
 
 /// Whether a client of a TLS port speaks HTTP without TLS.

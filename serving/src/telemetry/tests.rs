@@ -145,3 +145,17 @@ fn the_console_encoding_is_for_people() {
         r#"{"knative.dev/key":"default/hello-00001","n":1}"#
     );
 }
+
+#[test]
+fn the_level_follows_its_configuration() {
+    let level = LogLevel::new(LevelFilter::INFO);
+    let layer_level = level.clone();
+    assert_eq!(level.configure("", "debug"), Ok(true));
+    assert_eq!(layer_level.get(), LevelFilter::DEBUG);
+    assert_eq!(level.configure("", "debug"), Ok(false));
+    // Without a level of its own, a component has that of the whole.
+    assert_eq!(level.configure(r#"{"level": "error"}"#, ""), Ok(true));
+    assert_eq!(layer_level.get(), LevelFilter::ERROR);
+    assert!(level.configure("{", "debug").is_err());
+    assert_eq!(layer_level.get(), LevelFilter::ERROR);
+}

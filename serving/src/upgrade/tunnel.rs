@@ -10,11 +10,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::CHUNK;
 use super::websocket::{CLOSE_TO_CLIENT, CLOSE_TO_SERVER, Position};
-use crate::server::Observed;
+use crate::pool::Stream;
+use crate::server::{Observed, Socket};
 
 /// One end of a tunnel.
 #[derive(Debug)]
@@ -26,8 +26,9 @@ pub(super) struct Side {
 
 #[derive(Debug)]
 enum Io {
-    Tcp(TcpStream),
-    /// TLS, or whatever else lies below.
+    Client(Socket),
+    App(Stream),
+    /// A client's TLS, or whatever else lies below.
     Other(TokioIo<Upgraded>),
 }
 
@@ -65,10 +66,17 @@ enum Ending {
 // === impl Side ===
 
 impl Side {
-    pub(super) fn new(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<Observed<TcpStream>>>() {
+    pub(super) fn app((stream, early): (Stream, Bytes)) -> Self {
+        Self {
+            io: Io::App(stream),
+            early,
+        }
+    }
+
+    pub(super) fn client(upgraded: Upgraded) -> Self {
+        match upgraded.downcast::<TokioIo<Observed<Socket>>>() {
             Ok(parts) => Self {
-                io: Io::Tcp(parts.io.into_inner().into_inner()),
+                io: Io::Client(parts.io.into_inner().into_inner()),
                 early: parts.read_buf,
             },
             Err(upgraded) => Self {
@@ -85,14 +93,16 @@ impl Side {
             return Poll::Ready(Ok(()));
         }
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Client(io) => Pin::new(io).poll_read(cx, buf),
+            Io::App(io) => Pin::new(io).poll_read(cx, buf),
             Io::Other(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::Client(io) => Pin::new(io).poll_write(cx, bytes),
+            Io::App(io) => Pin::new(io).poll_write(cx, bytes),
             Io::Other(io) => Pin::new(io).poll_write(cx, bytes),
         };
         match written {
@@ -103,7 +113,8 @@ impl Side {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(_) => Poll::Ready(Ok(())),
+            Io::Client(io) => Pin::new(io).poll_flush(cx),
+            Io::App(io) => Pin::new(io).poll_flush(cx),
             Io::Other(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -121,7 +132,8 @@ impl Side {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Client(io) => Pin::new(io).poll_shutdown(cx),
+            Io::App(io) => Pin::new(io).poll_shutdown(cx),
             Io::Other(io) => Pin::new(io).poll_shutdown(cx),
         }
     }

@@ -202,6 +202,20 @@ async fn a_status_that_keeps_conflicting_is_given_up_silently() {
     assert!(server.script.lock().is_empty());
 }
 
+/// Services that are deleted take their PodAutoscalers with them at any moment.
+#[tokio::test]
+async fn what_was_deleted_in_the_meantime_is_no_complaint_but_a_missing_scale_target_is() {
+    let (writer, _server) = server([
+        (PUT_STATUS, 404, refusal(404, "NotFound")),
+        (PATCH, 404, refusal(404, "NotFound")),
+    ]);
+    let batches = vec![vec![status()], vec![scale("apps/v1", "Deployment")]];
+    let failures = carry_out(writer, batches).await;
+    assert_eq!(failures.len(), 2);
+    assert_eq!(failures[0].message, None);
+    assert!(failures[1].message.is_some());
+}
+
 #[tokio::test]
 async fn what_exists_is_updated_and_what_does_not_is_created() {
     let spec = |mode| ServerlessServiceSpec {

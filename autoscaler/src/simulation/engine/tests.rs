@@ -169,3 +169,56 @@ fn a_trace_ends_the_run_and_a_week_is_the_limit() {
     };
     assert!(matches!(simulate(&too_long), Err(InvalidRun::TooLong)));
 }
+
+/// Slow starts: pods are ordered once, for what arrives and what waits, and not for the queue that
+/// the start itself makes.
+#[test]
+fn learned_start_times_serve_bursts_sooner_with_fewer_pods() {
+    let model = Model {
+        start_time: Lengths::Fixed(Duration::from_secs(10)),
+        ..MODEL
+    };
+    let outcome = |traffic: &Traffic, learn: bool| {
+        let mut setting = setting(&[]);
+        if learn {
+            let key = "pilotlight.dev/learn-start-time".to_owned();
+            setting.annotations.insert(key, "true".to_owned());
+        }
+        let run = Run {
+            setting: &setting,
+            traffic,
+            model,
+            duration: Some(Duration::from_secs(1200)),
+            seed: 1,
+        };
+        simulate(&run).unwrap().summary
+    };
+    for &(name, kind) in ShapeKind::ALL {
+        let traffic = Traffic::Shape(Shape {
+            period: Duration::from_secs(300),
+            ..Shape::new(kind, 20.0, 200.0)
+        });
+        let (plain, learned) = (outcome(&traffic, false), outcome(&traffic, true));
+        assert!(
+            learned.pod_seconds <= plain.pod_seconds,
+            "{name}: {learned:?}"
+        );
+        assert!(
+            learned.queueing_seconds <= plain.queueing_seconds * 1.001,
+            "{name}: {learned:?}"
+        );
+        if matches!(
+            kind,
+            ShapeKind::Spike | ShapeKind::OnOff | ShapeKind::Bursty
+        ) {
+            assert!(
+                learned.pod_seconds < plain.pod_seconds * 0.6,
+                "{name}: {learned:?}"
+            );
+            assert!(
+                learned.queueing_seconds < plain.queueing_seconds * 0.9,
+                "{name}"
+            );
+        }
+    }
+}

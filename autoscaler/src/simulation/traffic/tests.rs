@@ -116,3 +116,28 @@ fn traces_hold_their_value_until_the_next() {
     let single = Traffic::Invocations(vec![(0.0, 1.0), (0.05, 2.0), (1.5, 0.1)]);
     assert_eq!(per_second(&single, 2, 0), [2, 1]);
 }
+
+#[test]
+fn a_header_or_keys_tell_what_a_trace_holds() {
+    for (text, kind) in [
+        ("time,value\n1,2", TraceKind::Rates),
+        ("1,2", TraceKind::Rates),
+        ("# duration\ntime,concurrency\n1,2", TraceKind::Concurrency),
+        ("start,duration\n1,2", TraceKind::Invocations),
+        ("{\"start\": 1, \"duration\": 2}", TraceKind::Invocations),
+        ("{\"time\": 1, \"concurrency\": 2}", TraceKind::Concurrency),
+        ("", TraceKind::Rates),
+    ] {
+        assert_eq!(TraceKind::detect(text), kind, "{text}");
+    }
+    let concurrency = parse_trace("{\"time\":1,\"concurrency\":3}", TraceKind::Concurrency);
+    assert_eq!(concurrency, Ok(Traffic::Concurrency(vec![(0.0, 3.0)])));
+}
+
+#[test]
+fn a_value_beyond_the_limit_is_refused() {
+    assert!(parse_trace("1,1000000", TraceKind::Rates).is_ok());
+    for line in ["1,1000001", "1,inf", "1,NaN", "1e13,1", "NaN,1"] {
+        assert!(parse_trace(line, TraceKind::Rates).is_err(), "{line}");
+    }
+}

@@ -1,9 +1,50 @@
-//! `QUEUE_PROXY_TLS_*`: versions, cipher suites and curves, in Go's names.
+//! `QUEUE_PROXY_TLS_*` and `ACTIVATOR_TLS_*`: versions, cipher suites and curves, in Go's names.
+//!
+//! Pure. Upstream: `knative.dev/pkg/network/tls/config.go`.
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
-use crate::config::TlsSettings;
+use crate::environment::Reader;
+
+/// The variables of a program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PolicyVariables {
+    min_version: &'static str,
+    max_version: &'static str,
+    cipher_suites: &'static str,
+    curve_preferences: &'static str,
+}
+
+/// Those of queue-proxy.
+pub static QUEUE_PROXY: PolicyVariables = PolicyVariables {
+    min_version: "QUEUE_PROXY_TLS_MIN_VERSION",
+    max_version: "QUEUE_PROXY_TLS_MAX_VERSION",
+    cipher_suites: "QUEUE_PROXY_TLS_CIPHER_SUITES",
+    curve_preferences: "QUEUE_PROXY_TLS_CURVE_PREFERENCES",
+};
+
+/// Those of the activator.
+pub static ACTIVATOR: PolicyVariables = PolicyVariables {
+    min_version: "ACTIVATOR_TLS_MIN_VERSION",
+    max_version: "ACTIVATOR_TLS_MAX_VERSION",
+    cipher_suites: "ACTIVATOR_TLS_CIPHER_SUITES",
+    curve_preferences: "ACTIVATOR_TLS_CURVE_PREFERENCES",
+};
+
+/// The variables as received; empty equals unset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySettings {
+    variables: &'static PolicyVariables,
+    /// `1.2` or `1.3`; 1.3 when empty.
+    pub min_version: String,
+    /// `1.2` or `1.3`; without limit when empty.
+    pub max_version: String,
+    /// Comma-separated suite names.
+    pub cipher_suites: String,
+    /// Comma-separated curve names.
+    pub curve_preferences: String,
+}
 
 /// Suites of Go's secure list that apply to TLS 1.2, with whether we have them: the others are
 /// accepted and never negotiated.
@@ -63,26 +104,41 @@ pub enum PolicyError {
     #[error("the minimum TLS version is above the maximum")]
     Range,
     /// Not a suite of Go's secure list.
-    #[error("invalid QUEUE_PROXY_TLS_CIPHER_SUITES: unknown cipher suite {0:?}")]
-    CipherSuite(String),
+    #[error("invalid {variable}: unknown cipher suite {name:?}")]
+    CipherSuite {
+        /// The variable.
+        variable: &'static str,
+        /// The name.
+        name: String,
+    },
     /// Nothing is left that HTTP/2 could use.
     #[error(
         "http2: TLSConfig.CipherSuites is missing an HTTP/2-required AES_128_GCM_SHA256 cipher (need at least one of TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)"
     )]
     MissingHttp2Suite,
     /// Not a curve that Go knows.
-    #[error("invalid QUEUE_PROXY_TLS_CURVE_PREFERENCES: unknown curve {0:?}")]
-    Curve(String),
+    #[error("invalid {variable}: unknown curve {name:?}")]
+    Curve {
+        /// The variable.
+        variable: &'static str,
+        /// The name.
+        name: String,
+    },
     /// Every curve named is one that this build does not have.
-    #[error("QUEUE_PROXY_TLS_CURVE_PREFERENCES names no curve that is available here")]
-    NoCurve,
+    #[error("{variable} names no curve that is available here")]
+    NoCurve {
+        /// The variable.
+        variable: &'static str,
+    },
 }
 
 /// What a server may negotiate.
 #[derive(Debug)]
-pub(super) struct Policy {
-    pub(super) versions: Vec<&'static SupportedProtocolVersion>,
-    pub(super) provider: CryptoProvider,
+pub struct Policy {
+    /// Newest first.
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// Suites and curves.
+    pub provider: CryptoProvider,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,13 +147,44 @@ enum Version {
     Tls13,
 }
 
+// === impl PolicySettings ===
+
+impl PolicySettings {
+    /// Nothing is set.
+    pub fn unset(variables: &'static PolicyVariables) -> Self {
+        Self {
+            variables,
+            min_version: String::new(),
+            max_version: String::new(),
+            cipher_suites: String::new(),
+            curve_preferences: String::new(),
+        }
+    }
+
+    /// Reads the variables.
+    pub fn read(reader: &mut Reader<'_>, variables: &'static PolicyVariables) -> Self {
+        Self {
+            variables,
+            min_version: reader.string(variables.min_version),
+            max_version: reader.string(variables.max_version),
+            cipher_suites: reader.string(variables.cipher_suites),
+            curve_preferences: reader.string(variables.curve_preferences),
+        }
+    }
+}
+
 // === impl Policy ===
 
 impl Policy {
-    pub(super) fn read(settings: &TlsSettings) -> Result<Self, PolicyError> {
-        let least = version("QUEUE_PROXY_TLS_MIN_VERSION", &settings.min_version)?;
+    /// Makes sense of the variables.
+    ///
+    /// # Errors
+    /// The first value that makes no policy.
+    pub fn new(settings: &PolicySettings) -> Result<Self, PolicyError> {
+        let variables = settings.variables;
+        let least = version(variables.min_version, &settings.min_version)?;
         let least = least.unwrap_or(Version::Tls13);
-        let most = version("QUEUE_PROXY_TLS_MAX_VERSION", &settings.max_version)?;
+        let most = version(variables.max_version, &settings.max_version)?;
         let most = most.unwrap_or(Version::Tls13);
         if least > most {
             return Err(PolicyError::Range);
@@ -110,12 +197,12 @@ impl Policy {
             versions.push(&rustls::version::TLS12);
         }
         let mut provider = ring::default_provider();
-        if let Some(suites) = cipher_suites(&settings.cipher_suites, least)? {
+        if let Some(suites) = cipher_suites(settings, least)? {
             provider
                 .cipher_suites
                 .retain(|suite| suite.tls13().is_some() || suites.contains(suite));
         }
-        if let Some(groups) = curves(&settings.curve_preferences)? {
+        if let Some(groups) = curves(settings)? {
             provider.kx_groups = groups;
         }
         Ok(Self { versions, provider })
@@ -142,13 +229,13 @@ fn names(list: &str) -> impl Iterator<Item = &str> {
 
 /// The TLS 1.2 suites named, or `None` for all.
 fn cipher_suites(
-    list: &str,
+    settings: &PolicySettings,
     least: Version,
 ) -> Result<Option<Vec<SupportedCipherSuite>>, PolicyError> {
     let mut suites = Vec::new();
     let mut named = false;
     let mut http2 = false;
-    for name in names(list) {
+    for name in names(&settings.cipher_suites) {
         named = true;
         if TLS13_SUITES.contains(&name) {
             continue;
@@ -156,7 +243,10 @@ fn cipher_suites(
         let (name, suite) = TLS12_SUITES
             .iter()
             .find(|(known, _)| *known == name)
-            .ok_or_else(|| PolicyError::CipherSuite(name.to_owned()))?;
+            .ok_or_else(|| PolicyError::CipherSuite {
+                variable: settings.variables.cipher_suites,
+                name: name.to_owned(),
+            })?;
         http2 |= name.ends_with(REQUIRED_FOR_HTTP2);
         suites.extend(suite);
     }
@@ -167,10 +257,13 @@ fn cipher_suites(
 }
 
 /// The key exchange groups named, in their order, or `None` for the defaults.
-fn curves(list: &str) -> Result<Option<Vec<&'static dyn SupportedKxGroup>>, PolicyError> {
+fn curves(
+    settings: &PolicySettings,
+) -> Result<Option<Vec<&'static dyn SupportedKxGroup>>, PolicyError> {
+    let variable = settings.variables.curve_preferences;
     let mut groups: Vec<&'static dyn SupportedKxGroup> = Vec::new();
     let mut named = false;
-    for name in names(list) {
+    for name in names(&settings.curve_preferences) {
         named = true;
         match name {
             "X25519" => groups.push(ring::kx_group::X25519),
@@ -178,11 +271,14 @@ fn curves(list: &str) -> Result<Option<Vec<&'static dyn SupportedKxGroup>>, Poli
             "CurveP384" | "P-384" => groups.push(ring::kx_group::SECP384R1),
             // Known to Go and not to our cryptography: never negotiated.
             "CurveP521" | "P-521" | "X25519MLKEM768" => {}
-            _ => return Err(PolicyError::Curve(name.to_owned())),
+            _ => {
+                let name = name.to_owned();
+                return Err(PolicyError::Curve { variable, name });
+            }
         }
     }
     if named && groups.is_empty() {
-        return Err(PolicyError::NoCurve);
+        return Err(PolicyError::NoCurve { variable });
     }
     Ok(named.then_some(groups))
 }
@@ -191,9 +287,9 @@ fn curves(list: &str) -> Result<Option<Vec<&'static dyn SupportedKxGroup>>, Poli
 mod tests {
     use super::*;
 
-    fn settings(min: &str, max: &str, suites: &str, curves: &str) -> TlsSettings {
-        TlsSettings {
-            directory: "/".into(),
+    fn settings(min: &str, max: &str, suites: &str, curves: &str) -> PolicySettings {
+        PolicySettings {
+            variables: &QUEUE_PROXY,
             min_version: min.to_owned(),
             max_version: max.to_owned(),
             cipher_suites: suites.to_owned(),
@@ -203,7 +299,7 @@ mod tests {
 
     #[test]
     fn row_46_empty_means_tls_13_and_everything_available() {
-        let policy = Policy::read(&settings("", "", "", "")).expect("valid");
+        let policy = Policy::new(&settings("", "", "", "")).expect("valid");
         assert_eq!(policy.versions, [&rustls::version::TLS13]);
         let defaults = ring::default_provider();
         assert_eq!(policy.provider.cipher_suites, defaults.cipher_suites);
@@ -213,7 +309,7 @@ mod tests {
     fn lists_are_trimmed_and_narrow_what_is_offered() {
         let suites = " TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 ,,TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA";
         let policy =
-            Policy::read(&settings("1.2", "1.2", suites, "P-256,X25519,P-521")).expect("valid");
+            Policy::new(&settings("1.2", "1.2", suites, "P-256,X25519,P-521")).expect("valid");
         assert_eq!(policy.versions, [&rustls::version::TLS12]);
         let tls12 = policy.provider.cipher_suites.iter();
         assert_eq!(tls12.filter(|suite| suite.tls13().is_none()).count(), 1);
@@ -237,7 +333,10 @@ mod tests {
             (settings("1.3", "1.2", "", ""), PolicyError::Range),
             (
                 settings("", "", "RC4", ""),
-                PolicyError::CipherSuite("RC4".to_owned()),
+                PolicyError::CipherSuite {
+                    variable: "QUEUE_PROXY_TLS_CIPHER_SUITES",
+                    name: "RC4".to_owned(),
+                },
             ),
             (
                 settings("1.2", "", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", ""),
@@ -245,13 +344,21 @@ mod tests {
             ),
             (
                 settings("", "", "", "P-224"),
-                PolicyError::Curve("P-224".to_owned()),
+                PolicyError::Curve {
+                    variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES",
+                    name: "P-224".to_owned(),
+                },
             ),
-            (settings("", "", "", "P-521"), PolicyError::NoCurve),
+            (
+                settings("", "", "", "P-521"),
+                PolicyError::NoCurve {
+                    variable: "QUEUE_PROXY_TLS_CURVE_PREFERENCES",
+                },
+            ),
         ] {
-            assert_eq!(Policy::read(&settings).expect_err("refused"), expected);
+            assert_eq!(Policy::new(&settings).expect_err("refused"), expected);
         }
         let tls13 = settings("1.3", "", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "");
-        assert!(Policy::read(&tls13).is_ok());
+        assert!(Policy::new(&tls13).is_ok());
     }
 }

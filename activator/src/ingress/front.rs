@@ -1,0 +1,377 @@
+//! An entry of the cluster: matches requests to routes and sends them where those lead.
+//!
+//! Requests for revisions go through this activator's own queue, are counted and say so
+//! (`K-Proxy-Request`); all others go straight to the Service's addresses and do not. Nothing is
+//! retried and nothing times out here: a revision's timeouts belong to its queue. The watches
+//! replace the routes as a whole; a request that was matched before keeps its way.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::uri::Authority;
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header as http_header,
+};
+use hyper::body::Incoming;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use serving::body::Body;
+use serving::forward::{self, Forwarded, error_response};
+use serving::pool::{Upstream, UpstreamOptions};
+use serving::server::{Connection, Handler};
+use serving::{RevisionId, header, names};
+use tokio::time::Instant;
+
+use super::services::Destination;
+use super::table::{BackendRef, Matched, RouteTables};
+use crate::activator::{Activator, ActivatorBody};
+use crate::exchange::Exchange;
+
+/// How long a resolved name is believed.
+const NAME_TTL: Duration = Duration::from_secs(5);
+/// Names that are remembered; beyond that they are all looked up anew.
+const MAX_NAMES: usize = 1024;
+/// Addresses of Services to which connections are kept.
+const MAX_UPSTREAMS: usize = 16_384;
+
+static REASON: HeaderName = HeaderName::from_static(names::REASON_HEADER);
+static INGRESS: HeaderName = HeaderName::from_static(names::INGRESS_HEADER);
+
+/// What is served at the moment.
+#[derive(Debug, Default)]
+pub struct Routing {
+    /// The ways.
+    pub tables: RouteTables,
+    /// Where each backend leads.
+    pub destinations: HashMap<BackendRef, Destination>,
+    /// The hash of each Ingress, by `namespace/name`: the answer to the question of replicas.
+    pub hashes: BTreeMap<String, String>,
+}
+
+/// Certificates by the names they are served for; a name may begin with `*.`.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    by_name: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+/// Routes that can be replaced, and what keeps connections. Clones share; one per thread.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    activator: Activator,
+    routing: RefCell<Rc<Routing>>,
+    upstreams: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
+    names: RefCell<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+    random: RefCell<fastrand::Rng>,
+    next: Cell<usize>,
+}
+
+/// The handler of one entry.
+#[derive(Clone, Debug)]
+pub struct Front {
+    gateway: Gateway,
+    local: bool,
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// Serves these from now on.
+    pub fn replace(&self, by_name: HashMap<String, Arc<CertifiedKey>>) {
+        self.by_name.store(Arc::new(by_name));
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name()?.to_ascii_lowercase();
+        let all = self.by_name.load();
+        all.get(&name)
+            .or_else(|| all.get(&format!("*.{}", name.split_once('.')?.1)))
+            .cloned()
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Nothing is served yet.
+    pub fn new(activator: Activator, seed: u64) -> Self {
+        let shared = Shared {
+            activator,
+            routing: RefCell::default(),
+            upstreams: RefCell::default(),
+            names: RefCell::default(),
+            random: RefCell::new(fastrand::Rng::with_seed(seed)),
+            next: Cell::new(0),
+        };
+        Self {
+            shared: Rc::new(shared),
+        }
+    }
+
+    /// Serves this from now on; connections to addresses that are gone are closed.
+    pub fn replace(&self, routing: Routing) {
+        let listed: HashSet<SocketAddr> = routing
+            .destinations
+            .values()
+            .flat_map(|destination| match destination {
+                Destination::Addresses { all, .. } => &all[..],
+                _ => &[],
+            })
+            .copied()
+            .collect();
+        self.shared.upstreams.borrow_mut().retain(|dest, upstream| {
+            let stays = listed.contains(dest);
+            if !stays {
+                upstream.close();
+            }
+            stays
+        });
+        *self.shared.routing.borrow_mut() = Rc::new(routing);
+    }
+
+    /// What is served.
+    pub fn routing(&self) -> Rc<Routing> {
+        Rc::clone(&self.shared.routing.borrow())
+    }
+
+    /// The handler of an entry: that for the cluster, or that for the world.
+    pub fn front(&self, local: bool) -> Front {
+        Front {
+            gateway: self.clone(),
+            local,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn upstream(&self, dest: SocketAddr) -> Rc<Upstream> {
+        let mut all = self.upstreams.borrow_mut();
+        if all.len() >= MAX_UPSTREAMS && !all.contains_key(&dest) {
+            return Upstream::new(dest, UpstreamOptions::default());
+        }
+        let new = || Upstream::new(dest, UpstreamOptions::default());
+        Rc::clone(all.entry(dest).or_insert_with(new))
+    }
+
+    /// One of the addresses of a name.
+    async fn resolve(&self, name: &str) -> std::io::Result<Vec<SocketAddr>> {
+        let now = Instant::now();
+        if let Some((until, known)) = self.names.borrow().get(name)
+            && *until > now
+        {
+            return Ok(known.clone());
+        }
+        let found: Vec<_> = tokio::net::lookup_host(name).await?.collect();
+        let mut names = self.names.borrow_mut();
+        if names.len() >= MAX_NAMES {
+            names.clear();
+        }
+        names.insert(name.to_owned(), (now + NAME_TTL, found.clone()));
+        Ok(found)
+    }
+
+    /// One after the other, whichever request asks.
+    fn one_of(&self, all: &[SocketAddr]) -> Option<SocketAddr> {
+        let at = self.next.get();
+        self.next.set(at.wrapping_add(1));
+        all.get(at % all.len().max(1)).copied()
+    }
+}
+
+// === impl Front ===
+
+impl Handler for Front {
+    type Guard = Option<Exchange>;
+
+    async fn handle(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<ActivatorBody> {
+        let shared = &self.gateway.shared;
+        if header::is_kubelet_probe(request.headers()) {
+            return shared.activator.handle(request, connection).await;
+        }
+        let routing = self.gateway.routing();
+        if self.local
+            && let Some(asked) = request.headers().get(&INGRESS)
+        {
+            return installed(&routing, asked);
+        }
+        let draw = shared.random.borrow_mut().u32(..100);
+        let tls = connection.is_tls();
+        let table = routing.tables.entry(self.local);
+        let backend = match table.find(request.uri(), request.headers(), tls, draw) {
+            Matched::Nothing => return failed(StatusCode::NOT_FOUND, "no route", "not found"),
+            Matched::Redirect => return redirect(&request),
+            Matched::Picked(picked) => {
+                if let Some(host) = picked.apply(request.headers_mut(), self.local) {
+                    set_host(&mut request, host);
+                }
+                if !self.local {
+                    say_scheme(&mut request, tls);
+                }
+                &picked.split.backend
+            }
+        };
+        self.send(request, connection, &routing, backend).await
+    }
+}
+
+impl Front {
+    async fn send(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        routing: &Routing,
+        backend: &BackendRef,
+    ) -> Response<ActivatorBody> {
+        let shared = &self.gateway.shared;
+        match routing.destinations.get(backend) {
+            None => failed(StatusCode::SERVICE_UNAVAILABLE, "no service", "no service"),
+            Some(Destination::Revision(id)) => {
+                name_revision(&mut request, id);
+                shared.activator.handle(request, connection).await
+            }
+            Some(Destination::Addresses { all, http2 }) => match shared.one_of(all) {
+                Some(dest) => self.forward(request, connection, dest, *http2).await,
+                None => failed(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no endpoint",
+                    "no endpoint",
+                ),
+            },
+            Some(Destination::Name { name, http2 }) => {
+                let found = shared.resolve(name).await.unwrap_or_default();
+                match shared.one_of(&found) {
+                    Some(dest) => self.forward(request, connection, dest, *http2).await,
+                    None => failed(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "name not resolved",
+                        "no endpoint",
+                    ),
+                }
+            }
+        }
+    }
+
+    /// Straight to an address, in the protocol that its Service's port speaks.
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        dest: SocketAddr,
+        http2: bool,
+    ) -> Response<ActivatorBody> {
+        let shared = &self.gateway.shared;
+        request.headers_mut().remove(&header::PROXY);
+        let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()));
+        let mut prepared = forward::prepare_request(request, connection);
+        *prepared.version_mut() = if http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        };
+        if let Ok(host) = host {
+            forward::set_host(&mut prepared, host);
+        }
+        let upstream = shared.upstream(dest);
+        let forwarded = Box::pin(forward::exchange(&upstream, prepared)).await;
+        match forwarded {
+            Ok(Forwarded { response, upgrade }) => {
+                if let Some(upgrade) = upgrade {
+                    shared.activator.tunnels().spawn(upgrade, None, ());
+                }
+                response.map(|body| Body::upstream(body, None))
+            }
+            Err(error) => {
+                let mut response = error.response(None);
+                let reason = HeaderValue::from_static("no connection");
+                response.headers_mut().insert(&REASON, reason);
+                response
+            }
+        }
+    }
+}
+
+/// Whether this replica serves an Ingress as the asker knows it: its hash.
+fn installed(routing: &Routing, asked: &HeaderValue) -> Response<ActivatorBody> {
+    let hash = asked.to_str().ok().and_then(|it| routing.hashes.get(it));
+    match hash {
+        Some(hash) => {
+            let mut response = Response::new(Body::empty(None));
+            let hash = HeaderValue::try_from(hash).expect("hexadecimal digits");
+            response.headers_mut().insert(&header::HASH, hash);
+            response
+        }
+        None => failed(StatusCode::NOT_FOUND, "no such ingress", "not found"),
+    }
+}
+
+fn failed(status: StatusCode, reason: &'static str, text: &str) -> Response<ActivatorBody> {
+    let mut response = error_response(status, text, None);
+    let reason = HeaderValue::from_static(reason);
+    response.headers_mut().insert(&REASON, reason);
+    response
+}
+
+/// 301 to the same with HTTPS.
+fn redirect(request: &Request<Incoming>) -> Response<ActivatorBody> {
+    let host = header::host(request.uri(), request.headers());
+    let host = String::from_utf8_lossy(host);
+    let host = host.split(':').next().unwrap_or_default();
+    let target = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let mut response = Response::new(Body::empty(None));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::try_from(format!("https://{host}{target}")) {
+        response
+            .headers_mut()
+            .insert(http_header::LOCATION, location);
+    }
+    response
+}
+
+/// The Host that the route wants, before the activator or the backend sees it.
+fn set_host(request: &mut Request<Incoming>, host: HeaderValue) {
+    if let Ok(authority) = Authority::try_from(host.as_bytes())
+        && request.uri().authority().is_some()
+    {
+        let mut parts = request.uri().clone().into_parts();
+        parts.authority = Some(authority);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request.headers_mut().insert(http_header::HOST, host);
+}
+
+/// What a client said of its own scheme does not count.
+fn say_scheme(request: &mut Request<Incoming>, tls: bool) {
+    let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
+    request
+        .headers_mut()
+        .insert(&header::X_FORWARDED_PROTO, scheme);
+}
+
+fn name_revision(request: &mut Request<Incoming>, id: &RevisionId) {
+    let value = |text: &str| HeaderValue::try_from(text).ok();
+    let (namespace, name) = (value(&id.namespace), value(&id.name));
+    let headers = request.headers_mut();
+    if let (Some(namespace), Some(name)) = (namespace, name) {
+        headers.insert(&header::REVISION_NAMESPACE, namespace);
+        headers.insert(&header::REVISION_NAME, name);
+    }
+}

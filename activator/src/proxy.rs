@@ -1,0 +1,400 @@
+//! One request's way: it waits for a slot, goes to the slot's destination, and goes on to another
+//! one when that is safe.
+//!
+//! Safe is: the queue-proxy did not start it, nothing of it was written, or it may be repeated and
+//! is complete. Every retry counts against the request's own limits, and those after a failure
+//! against the revision's budget besides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version, header as http_header};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use prometheus_client::metrics::gauge::Gauge;
+use serving::body::Body;
+use serving::forward::{self, Fault, ForwardError, Forwarded};
+use serving::http_metrics::error_type;
+use serving::pool::Upstream;
+use serving::server::Connection;
+use serving::{header, names};
+use tokio::time::Instant;
+
+use crate::activator::{Notice, Shared};
+use crate::error::Failure;
+use crate::exchange::Slot;
+use crate::http_metrics::Facts;
+use crate::pod_tracker::PodTracker;
+use crate::private_service::private_host;
+use crate::revision_throttler::{Acquire, Refused, RevisionThrottler};
+use crate::table::Entry;
+
+static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
+static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
+static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
+
+/// What hyper reads of an HTTP/1 body with the head, before anybody asks for it.
+const READ_AHEAD: u64 = 8 << 10;
+/// The same for a stream of HTTP/2: the connection's window is shared by its streams.
+const STREAM_READ_AHEAD: u64 = 64 << 10;
+/// What a header costs besides its text.
+const HEADER_OVERHEAD: usize = 64;
+
+/// A response, and what it took to get it.
+pub(crate) struct Proxied {
+    pub(crate) forwarded: Forwarded,
+    pub(crate) slot: Slot,
+    /// How long the request waited for slots; `None` if it did not.
+    pub(crate) held: Option<Duration>,
+}
+
+/// What a request has left to try.
+struct Attempts {
+    redispatches: u32,
+    retries: u32,
+}
+
+/// Counts a request as queued while it is.
+struct Queued(Gauge);
+
+// === impl Shared ===
+
+impl Shared {
+    /// See the module. Dropping the future gives back what the request holds.
+    pub(crate) async fn proxy(
+        &self,
+        entry: &Arc<Entry>,
+        request: &mut Option<Request<Body>>,
+        connection: &Connection,
+        facts: Facts,
+    ) -> Result<Proxied, Failure> {
+        let throttler = &entry.throttler;
+        let mut acquire = throttler.acquire(|| held_bytes(request.as_ref()));
+        let mut attempts = Attempts {
+            redispatches: self.options.limits.max_redispatches,
+            retries: self.options.limits.max_connect_retries,
+        };
+        let mut held = None;
+        loop {
+            let unread = request.as_ref().is_some_and(is_unread);
+            let slot = if acquire.is_waiting() {
+                let watched = unread.then_some(connection);
+                let (slot, waited) = self.wait(entry, acquire, watched).await?;
+                held = Some(held.unwrap_or(Duration::ZERO) + waited);
+                slot
+            } else {
+                slot(entry, acquire.await)?
+            };
+            let tracker = slot.permit().tracker();
+            let upstream = self.upstreams.get(tracker, &entry.revision.id.namespace);
+            let mut sent = request.take().expect("kept, or the loop has ended");
+            self.address(entry, &mut sent, &upstream);
+            let spare = match entry.revision.container_concurrency {
+                // Without a limit a queue-proxy is never full.
+                0 => None,
+                _ if http_body::Body::is_end_stream(sent.body()) => Some(copy(&sent, Bytes::new())),
+                _ if self.is_replayed(entry, &sent) => Some(Box::pin(keep_body(&mut sent)).await?),
+                _ => None,
+            };
+            if spare.is_some() {
+                // The last attempt may wait at the pod: other activators may be quicker for ever.
+                let waits = attempts.redispatches == 0 || !throttler.is_sharing();
+                say_capability(&mut sent, waits);
+            }
+            // Boxed: its size would be that of every request that waits, and of every connection
+            // that idles.
+            let start = Instant::now();
+            let exchanged = Box::pin(forward::exchange(&upstream, sent)).await;
+            let status = exchanged.as_ref().map(|it| it.response.status());
+            self.metrics.http.exchanged(
+                &entry.http,
+                &entry.revision,
+                facts,
+                upstream.address(),
+                status.map_err(error_type),
+                Instant::now().duration_since(start),
+            );
+            match exchanged {
+                Ok(mut forwarded) => {
+                    if !self.is_not_started(entry, tracker, &mut forwarded) {
+                        return Ok(Proxied {
+                            forwarded,
+                            slot,
+                            held,
+                        });
+                    }
+                    if spare.is_none() || attempts.redispatches == 0 {
+                        return Ok(Proxied {
+                            forwarded,
+                            slot,
+                            held,
+                        });
+                    }
+                    attempts.redispatches -= 1;
+                    *request = spare;
+                }
+                Err(failed) => {
+                    let unsent = failed.nothing_written();
+                    if unsent {
+                        self.note_refused(entry, tracker);
+                    }
+                    if !self.may_go_on(throttler, tracker, &failed, spare.as_ref(), &mut attempts) {
+                        return Err(Failure::Forward(failed));
+                    }
+                    *request = if unsent { failed.into_request() } else { spare };
+                }
+            }
+            // In line before the slot is free, so that it keeps its turn.
+            acquire = throttler.acquire_again(|| held_bytes(request.as_ref()));
+            drop(slot);
+        }
+    }
+
+    /// Waits for a slot, counted as queued meanwhile, and says how long that took. `watched` is the
+    /// connection of a client whose leaving nobody else would notice.
+    async fn wait(
+        &self,
+        entry: &Arc<Entry>,
+        acquire: Acquire,
+        watched: Option<&Connection>,
+    ) -> Result<(Slot, Duration), Failure> {
+        let start = Instant::now();
+        if acquire.is_cold() {
+            entry.cold_start.begun(start);
+        }
+        let queued = Queued::new(&entry.metrics.queued);
+        let limits = [self.options.limits.max_wait, entry.revision.max_wait];
+        let limit = limits.into_iter().flatten().min();
+        let permit = if watched.is_none() && limit.is_none() {
+            acquire.await
+        } else {
+            // Boxed: most requests have no use for it.
+            Box::pin(watch(acquire, watched, limit)).await?
+        };
+        drop(queued);
+        let waited = Instant::now().duration_since(start);
+        let metrics = &self.metrics.cold_start;
+        metrics.held(&entry.cold_start, &entry.revision, waited);
+        Ok((slot(entry, permit)?, waited))
+    }
+
+    /// Whether the body of a request is small enough to be kept, and all of it will come without
+    /// the app's doing.
+    fn is_replayed(&self, entry: &Entry, request: &Request<Body>) -> bool {
+        let limit = self.options.limits.max_replayed_body as u64;
+        request.version() != Version::HTTP_2
+            && http_body::Body::size_hint(request.body())
+                .exact()
+                .is_some_and(|length| length <= limit)
+            && !entry.revision.full_duplex
+            && !request.headers().contains_key(http_header::EXPECT)
+            && request.extensions().get::<OnUpgrade>().is_none()
+    }
+
+    /// Whether the queue-proxy was full and did not start the request. Takes what only we
+    /// understand out of its answer.
+    fn is_not_started(
+        &self,
+        entry: &Arc<Entry>,
+        tracker: &Arc<PodTracker>,
+        forwarded: &mut Forwarded,
+    ) -> bool {
+        let headers = forwarded.response.headers_mut();
+        if let Some(load) = headers.remove(&LOAD)
+            && let Some((executing, waiting)) = read_load(&load)
+        {
+            entry.throttler.reported(tracker, executing, waiting);
+        }
+        let not_started = headers.remove(&NOT_STARTED).is_some();
+        if !not_started || forwarded.response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return false;
+        }
+        self.note_full(&entry.throttler, tracker);
+        true
+    }
+
+    /// Whether a request that failed is tried at another destination.
+    fn may_go_on(
+        &self,
+        throttler: &RevisionThrottler,
+        tracker: &Arc<PodTracker>,
+        failed: &ForwardError,
+        spare: Option<&Request<Body>>,
+        attempts: &mut Attempts,
+    ) -> bool {
+        let repeatable = failed.nothing_written()
+            || failed.fault() == Fault::Upstream && spare.is_some_and(is_idempotent);
+        if !repeatable
+            || attempts.retries == 0
+            || !throttler.has_other(tracker)
+            || !throttler.may_retry(Instant::now())
+        {
+            return false;
+        }
+        attempts.retries -= 1;
+        true
+    }
+
+    /// The Host is the destination's, or the private Service's where a mesh has to pass the request
+    /// on to the pod.
+    fn address(&self, entry: &Entry, request: &mut Request<Body>, upstream: &Upstream) {
+        let passthrough = self.options.probe.mesh_pod_addressability;
+        let private = passthrough
+            .then(|| private_host(&entry.revision.id))
+            .flatten();
+        if private.is_some() {
+            let passes = HeaderValue::from_static("true");
+            request
+                .headers_mut()
+                .insert(&header::PASSTHROUGH_LOAD_BALANCING, passes);
+        }
+        let host = private.unwrap_or_else(|| upstream.host().clone());
+        forward::set_host(request, host);
+    }
+
+    fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
+        tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
+        // When the driver has fallen behind it will hear it from the next request.
+        let id = entry.revision.id.clone();
+        let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
+    }
+
+    fn note_full(&self, throttler: &Arc<RevisionThrottler>, tracker: &Arc<PodTracker>) {
+        if !throttler.full(tracker) {
+            return;
+        }
+        let notice = Notice::Full(Arc::clone(throttler), Arc::clone(tracker));
+        if self.notices.try_send(notice).is_err() {
+            // Nobody would end the pause.
+            throttler.not_full(tracker);
+        }
+    }
+}
+
+type Granted = Result<crate::revision_throttler::Permit, Refused>;
+
+fn slot(entry: &Arc<Entry>, permit: Granted) -> Result<Slot, Failure> {
+    permit
+        .map(|permit| Slot::new(permit, entry))
+        .map_err(Failure::Refused)
+}
+
+/// Waits for no longer than `limit`, and while the client is there.
+async fn watch(
+    acquire: Acquire,
+    watched: Option<&Connection>,
+    limit: Option<Duration>,
+) -> Result<Granted, Failure> {
+    let hung_up = async {
+        match watched {
+            Some(connection) => connection.hung_up().await,
+            None => std::future::pending().await,
+        }
+    };
+    let too_long = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        permit = acquire => Ok(permit),
+        () = hung_up => Err(Failure::ClientLeft),
+        () = too_long => Err(Failure::Refused(Refused::WaitedTooLong)),
+    }
+}
+
+/// Tells a queue-proxy of ours that we understand it, and whether the request may wait there.
+fn say_capability(request: &mut Request<Body>, waits: bool) {
+    let value = if waits {
+        names::CAPABLE
+    } else {
+        names::CAPABLE_WITHOUT_WAITING
+    };
+    let value = HeaderValue::from_static(value);
+    request.headers_mut().insert(&CAPABILITY, value);
+}
+
+/// `executing/waiting`.
+fn read_load(value: &HeaderValue) -> Option<(u32, u32)> {
+    let (executing, waiting) = value.to_str().ok()?.split_once('/')?;
+    Some((executing.parse().ok()?, waiting.parse().ok()?))
+}
+
+/// What a request holds while it waits: its head, and what of its body may have come with it.
+fn held_bytes(request: Option<&Request<Body>>) -> usize {
+    let Some(request) = request else {
+        return 0;
+    };
+    let headers = request.headers().iter();
+    let head: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD)
+        .sum();
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    let read_ahead = if request.version() == Version::HTTP_2 {
+        STREAM_READ_AHEAD
+    } else {
+        READ_AHEAD
+    };
+    let body = if http_body::Body::is_end_stream(request.body()) {
+        0
+    } else {
+        let hint = http_body::Body::size_hint(request.body());
+        hint.exact().unwrap_or(read_ahead).min(read_ahead)
+    };
+    head + target + usize::try_from(body).unwrap_or(usize::MAX)
+}
+
+/// Whether the body of an HTTP/1 request is still in the socket.
+fn is_unread(request: &Request<Body>) -> bool {
+    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
+}
+
+/// Whether doing it twice is doing it once (RFC 9110 section 9.2.2), or the client says so.
+fn is_idempotent(request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    ) || headers.contains_key("idempotency-key")
+        || headers.contains_key("x-idempotency-key")
+}
+
+/// Reads the whole body, gives it back to the request, and makes a copy of both.
+async fn keep_body(request: &mut Request<Body>) -> Result<Request<Body>, Failure> {
+    let body = std::mem::replace(request.body_mut(), Body::empty(()));
+    let Ok(body) = body.collect().await else {
+        return Err(Failure::ClientLeft);
+    };
+    let bytes = body.to_bytes();
+    *request.body_mut() = Body::full(bytes.clone(), ());
+    Ok(copy(request, bytes))
+}
+
+/// A copy of a request that can be sent once more.
+fn copy(request: &Request<Body>, body: Bytes) -> Request<Body> {
+    let mut copy = Request::new(Body::full(body, ()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+// === impl Queued ===
+
+impl Queued {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

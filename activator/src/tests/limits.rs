@@ -1,0 +1,258 @@
+//! What may wait, for how long, and what is seen of it.
+
+use tokio::io::AsyncWriteExt;
+
+use super::pods::Pod;
+use super::*;
+
+async fn limited(change: impl FnOnce(&mut crate::Limits)) -> World {
+    let mut options = Options::new("activator-0", "10.1.0.1");
+    options.held_header = true;
+    change(&mut options.limits);
+    let world = World::start_with(options).await;
+    world.revision(revision(1)).await;
+    world
+}
+
+fn large(path: &str) -> Request<Empty<Bytes>> {
+    let request = to_revision(path).header("x-large", "x".repeat(3000));
+    request.body(Empty::new()).unwrap()
+}
+
+/// The answer of a limit: at once, with a reason and when to come again.
+fn assert_refused(answer: &Answer, reason: &str) {
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.headers["pilotlight-reason"], reason);
+}
+
+/// Requests are limited by what they hold, too; one that is larger than the limit may wait alone.
+#[test]
+fn queues_are_limited_in_bytes() {
+    run(async {
+        for in_all in [false, true] {
+            let world = limited(|limits| {
+                let limit = if in_all {
+                    &mut limits.max_queued_bytes
+                } else {
+                    &mut limits.max_queued_bytes_per_revision
+                };
+                *limit = 3_000;
+            })
+            .await;
+            let (waiting, _) = background(send(world.address, large("/")));
+            eventually("one waits", || world.snapshot().queued == 1).await;
+            assert!(world.snapshot().queued_bytes > 3_000);
+            let reason = if in_all {
+                "queues full of bytes"
+            } else {
+                "revision queue full of bytes"
+            };
+            assert_refused(&world.get("/").await, reason);
+            let pod = Pod::start().await;
+            world.list_and_wait(&[pod.address]).await;
+            assert_eq!(waiting.await.unwrap().status, 200);
+            assert_eq!(world.snapshot().queued_bytes, 0);
+        }
+    });
+}
+
+/// Whichever is shorter, the activator's limit or the revision's, ends the wait with a 503.
+#[test]
+fn waiting_is_limited_in_time() {
+    run(async {
+        let short = Some(Duration::from_millis(30));
+        let long = Some(Duration::from_secs(300));
+        for (in_all, of_revision) in [(short, None), (short, long), (long, short)] {
+            let world = limited(|limits| limits.max_wait = in_all).await;
+            let id = RevisionId::new("default", "patient");
+            let patient = Revision {
+                max_wait: of_revision,
+                ..Revision::new(id)
+            };
+            world.revision(patient).await;
+            let request = Request::get("/")
+                .header("host", "patient.default.svc.cluster.local")
+                .body(Empty::new());
+            let answer = world.send(request.unwrap()).await;
+            assert_refused(&answer, "waited too long");
+            assert_eq!(world.activator.queued(), 0);
+        }
+    });
+}
+
+/// Bodies of waiting requests stay with their clients, who may leave meanwhile.
+#[test]
+fn unread_bodies_take_no_memory() {
+    const WHOLE: usize = 64 << 20;
+    /// More than any socket's buffers hold, and a fraction of the body.
+    const HELD_BY_SOCKETS: usize = 24 << 20;
+    run(async {
+        let world = limited(|_| {}).await;
+        let written = Rc::new(Cell::new(0));
+        let counter = Rc::clone(&written);
+        let mut client = TcpStream::connect(world.address).await.unwrap();
+        // Behind full buffers the end of a stream would not arrive, a reset does.
+        client.set_zero_linger().unwrap();
+        let (http1, _) = background(async move {
+            let head = format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nKnative-Serving-Namespace: default\r\n\
+                 Knative-Serving-Revision: hello-00001\r\nContent-Length: {WHOLE}\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            let chunk = vec![0; 64 << 10];
+            for _ in 0..WHOLE / chunk.len() {
+                client.write_all(&chunk).await.unwrap();
+                counter.set(counter.get() + chunk.len());
+            }
+        });
+        eventually("it waits", || world.snapshot().queued == 1).await;
+        settled(&written).await;
+        assert!(written.get() < HELD_BY_SOCKETS, "{}", written.get());
+        assert!(world.snapshot().queued_bytes < 64 << 10);
+        http1.abort();
+        eventually("the HTTP/1 client left", || world.snapshot().queued == 0).await;
+
+        written.set(0);
+        let stream = TcpStream::connect(world.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(
+            hyper_util::rt::TokioExecutor::new(),
+            TokioIo::new(stream),
+        )
+        .await
+        .unwrap();
+        let (connection, _) = background(connection);
+        let (chunks, body) = mpsc::channel(1);
+        let request = to_revision("http://hello.example.com/").method("POST");
+        let (_answer, _) =
+            background(sender.send_request(request.body(ChannelBody(body)).unwrap()));
+        let counter = Rc::clone(&written);
+        let (_writer, _) = background(async move {
+            let chunk = Bytes::from(vec![0; 64 << 10]);
+            while chunks.send(chunk.clone()).await.is_ok() {
+                counter.set(counter.get() + chunk.len());
+            }
+        });
+        eventually("it waits", || world.snapshot().queued == 1).await;
+        settled(&written).await;
+        assert!(written.get() < HELD_BY_SOCKETS, "{}", written.get());
+        connection.abort();
+        eventually("the HTTP/2 client left", || world.snapshot().queued == 0).await;
+    });
+}
+
+/// Waits until a number has stopped growing.
+async fn settled(number: &Cell<usize>) {
+    let mut before = usize::MAX;
+    while before != number.get() {
+        before = number.get();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A cold start is in three histograms of its revision and, if wanted, in a header; a request that
+/// did not wait is in neither.
+#[test]
+fn cold_starts_are_visible() {
+    run(async {
+        let world = limited(|_| {}).await;
+        let (waiting, _) = background(send(world.address, request("/")));
+        eventually("it waits", || world.snapshot().queued == 1).await;
+        let pod = Pod::start().await;
+        world.list_and_wait(&[pod.address]).await;
+        let answer = waiting.await.unwrap();
+        let held: f64 = answer.headers["pilotlight-held"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(held > 0.0);
+        let scrape = world.scrape();
+        for name in ["held", "pod_ready", "first_byte"] {
+            let line =
+                format!("pilotlight_activator_{name}_seconds_count{{kn_service_name=\"hello\"");
+            let line = scrape.lines().find(|it| it.starts_with(&line));
+            assert!(
+                line.is_some_and(|it| it.ends_with(" 1")),
+                "{name}: {scrape}"
+            );
+        }
+        let warm = world.get("/").await;
+        assert!(!warm.headers.contains_key("pilotlight-held"));
+        let count = "pilotlight_activator_held_seconds_count";
+        assert!(
+            world
+                .scrape()
+                .lines()
+                .any(|it| it.starts_with(count) && it.ends_with(" 1"))
+        );
+    });
+}
+
+/// A client that leaves the queue has its line in the request log.
+#[test]
+fn who_leaves_is_logged() {
+    run(async {
+        let world = limited(|_| {}).await;
+        let lines = Lines::default();
+        let writer = serving::telemetry::LineWriter::new(lines.clone()).unwrap();
+        world.activator.log_requests_to(writer);
+        let template = "{{.Request.RequestURI}} {{.Response.Code}} {{.Response.Size}}";
+        world.activator.set_request_log(Some(template)).unwrap();
+        let (waiting, _) = background(send(world.address, request("/left")));
+        eventually("it waits", || world.snapshot().queued == 1).await;
+        waiting.abort();
+        eventually("a line", || lines.text() == "/left 500 0\n").await;
+    });
+}
+
+/// A request with a small body is sent to another pod when the first is full, too; a large one is
+/// not, because it is not kept.
+#[test]
+fn small_bodies_are_kept_for_another_pod() {
+    run(async {
+        let world = limited(|_| {}).await;
+        let full = Pod::start().await;
+        full.state.full.set(true);
+        // The lower address is taken first.
+        let free = Pod::on(TcpListener::bind("127.0.0.2:0").await.unwrap());
+        let post = |length: usize| {
+            let body = http_body_util::Full::new(Bytes::from("x".repeat(length)));
+            let request = to_revision("/echo").method("POST");
+            respond(world.address, request.body(body).unwrap())
+        };
+        world.list_and_wait(&[full.address, free.address]).await;
+        for _ in 0..3 {
+            let answer = collect(post(crate::options::MAX_REPLAYED_BODY).await).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.body.len(), crate::options::MAX_REPLAYED_BODY);
+        }
+        assert_eq!(free.state.served.get(), 3);
+        world.list_and_wait(&[full.address]).await;
+        let refused = full.state.refused.get();
+        assert!(refused > 0);
+        let answer = collect(post(crate::options::MAX_REPLAYED_BODY + 1).await).await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(full.state.refused.get(), refused + 1);
+    });
+}
+
+/// A connection that breaks before any answer is tried elsewhere for what may be done twice.
+#[test]
+fn broken_connections() {
+    run(async {
+        for (method, status) in [("GET", 200), ("PUT", 200), ("POST", 502)] {
+            let world = limited(|_| {}).await;
+            // The lower address is taken first.
+            let broken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = broken.local_addr().unwrap();
+            tokio::task::spawn_local(super::request_path::serve_silently(broken));
+            let socket = TcpListener::bind("127.0.0.2:0").await.unwrap();
+            let pod = Pod::on(socket);
+            world.list_and_wait(&[address, pod.address]).await;
+            let request = to_revision("/").method(method);
+            let answer = world.send(request.body(Empty::new()).unwrap()).await;
+            assert_eq!(answer.status, status, "{method}");
+        }
+    });
+}

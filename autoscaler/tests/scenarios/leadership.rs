@@ -1,0 +1,119 @@
+//! Replicas in processes of their own that are killed, paused and cut off while stats flow.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use autoscaler::kubernetes::objects::PodAutoscaler;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::Api;
+use serde_json::json;
+
+use crate::Cluster;
+use crate::api_server::{eventually, port};
+use crate::fixtures::{Revision, SYSTEM};
+use crate::proxy::{Link, Proxy};
+use crate::replica::{Process, Settings};
+
+const BUCKET: &str = "autoscaler-bucket-00-of-01";
+
+/// A replica behind a link of its own.
+struct Member {
+    identity: String,
+    stats: SocketAddr,
+    proxy: Proxy,
+    process: Process,
+}
+
+impl Member {
+    /// The replica with this number; its address is loopback's too.
+    async fn start(cluster: &Cluster, number: u8, port: u16) -> Self {
+        let proxy = Proxy::start(cluster.server.address()).await;
+        let ip = IpAddr::from([127, 0, 12, number]);
+        let settings = Settings {
+            api_server: proxy.address,
+            pod: format!("autoscaler-{number}"),
+            stats: SocketAddr::new(ip, port),
+            pod_ip: ip,
+            pod_port: cluster.stats.port,
+            activator: cluster.activator.address,
+        };
+        Self {
+            identity: format!("{}_{ip}", settings.pod),
+            stats: settings.stats,
+            process: settings.spawn(),
+            proxy,
+        }
+    }
+}
+
+/// Waits until the Lease is held by one of these; returns which.
+async fn leader(cluster: &Cluster, among: &[&Member]) -> usize {
+    let api = Api::<Lease>::namespaced(cluster.client.clone(), SYSTEM);
+    let what = format!(
+        "leader among {:?}",
+        among.iter().map(|it| &it.identity).collect::<Vec<_>>()
+    );
+    eventually(&what, async || {
+        let holder = api.get_opt(BUCKET).await.ok()??.spec?.holder_identity?;
+        among.iter().position(|member| member.identity == holder)
+    })
+    .await
+}
+
+/// Raises the bound that the load runs into, and waits for the replicas that follow.
+async fn grow(it: &Revision, replicas: u32) {
+    let annotations = json!({"autoscaling.knative.dev/max-scale": replicas.to_string()});
+    it.patch::<PodAutoscaler>(it.name, json!({"metadata": {"annotations": annotations}}))
+        .await;
+    it.replicas(replicas.into()).await;
+}
+
+/// Whoever leads, and however the last leader went, stats arrive and nothing is scaled down.
+pub(crate) async fn kill_pause_and_partition(cluster: Rc<Cluster>) {
+    let port = port();
+    let mut first = Member::start(&cluster, 1, port).await;
+    let mut second = Member::start(&cluster, 2, port).await;
+    if leader(&cluster, &[&first, &second]).await == 1 {
+        std::mem::swap(&mut first, &mut second);
+    }
+    let annotations = json!({
+        "autoscaling.knative.dev/target": "10", "autoscaling.knative.dev/max-scale": "2",
+        "autoscaling.knative.dev/window": "6s", "autoscaling.knative.dev/target-burst-capacity": "-1"
+    });
+    let it = Revision::create(&cluster.client, "led-00001", annotations).await;
+    let _serving = it.serve();
+    let _pods = it.run_pods(|index| format!("127.0.13.{}", index + 1));
+    let (_recording, replicas) = it.record_replicas();
+    // Only who does not lead is told, and passes it on.
+    let level = Rc::new(Cell::new(200.0));
+    let traffic = it.traffic(vec![second.stats], &level);
+    grow(&it, 3).await;
+
+    // Killed: its Lease runs out.
+    first.process.signal("KILL");
+    assert_eq!(leader(&cluster, &[&second]).await, 0);
+    grow(&it, 4).await;
+
+    // Paused: it still thinks that it leads when it goes on.
+    let third = Member::start(&cluster, 3, port).await;
+    drop(traffic);
+    let _traffic = it.traffic(vec![second.stats, third.stats], &level);
+    second.process.signal("STOP");
+    assert_eq!(leader(&cluster, &[&third]).await, 0);
+    grow(&it, 5).await;
+    second.process.signal("CONT");
+    grow(&it, 6).await;
+    assert_eq!(leader(&cluster, &[&second, &third]).await, 1);
+
+    // Cut off: it runs, and hears stats, and can change nothing.
+    third.proxy.set(Link::Silent);
+    assert_eq!(leader(&cluster, &[&second]).await, 0);
+    grow(&it, 7).await;
+    third.proxy.set(Link::Open);
+    grow(&it, 8).await;
+    assert_eq!(leader(&cluster, &[&second, &third]).await, 0);
+
+    let seen = replicas.borrow().clone();
+    assert!(seen.iter().is_sorted(), "{seen:?}");
+}

@@ -1,0 +1,186 @@
+//! A client's socket, shared between hyper, which reads and writes it, and a watch for the client's
+//! leaving.
+//!
+//! hyper can look out for that itself, but does so by reading ahead, into a second buffer of 8 KiB
+//! for every request in progress.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BufMut;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A handle on the socket. An `Arc` only because hyper wants upgradable streams to be `Send`.
+#[derive(Clone, Debug)]
+pub(crate) struct Socket(Arc<TcpStream>);
+
+// === impl Socket ===
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(stream))
+    }
+
+    /// Ends when the client has closed its side or the connection broke. Pending for good once bytes
+    /// wait to be read, behind which the end cannot be seen.
+    pub(super) fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.0.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let mut byte = [0; 1];
+            let peeked = self.0.try_io(Interest::READABLE, || {
+                recv(&*self.0, &mut byte, RecvFlags::PEEK).map_err(io::Error::from)
+            });
+            match peeked {
+                Ok((0, _)) => return Poll::Ready(()),
+                Ok(_) => return Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            let room = buf.remaining_mut();
+            match self.0.try_read_buf(buf) {
+                Ok(read) => {
+                    if 0 < read && read < room {
+                        // A read that did not fill its buffer emptied the socket: asking again
+                        // would be a system call for nothing. tokio's own `poll_read` knows it too.
+                        let emptied = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                        let _ = self.0.try_io(Interest::READABLE, emptied);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try(cx, |socket| socket.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try(cx, |socket| socket.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Write);
+        // As in tokio: there is nothing left to shut down.
+        Poll::Ready(ended.or_else(|error| match error {
+            rustix::io::Errno::NOTCONN => Ok(()),
+            error => Err(error.into()),
+        }))
+    }
+}
+
+impl Socket {
+    fn poll_try(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.unwrap(), Socket::new(accepted.unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_seen_and_one_that_sends_is_not_disturbed() {
+        let (mut client, mut socket) = pair().await;
+        client.write_all(b"first").await.unwrap();
+        let mut read = [0; 5];
+        socket.read_exact(&mut read).await.unwrap();
+        // More than was asked for stays in the socket.
+        client.write_all(b"next").await.unwrap();
+        socket.0.readable().await.unwrap();
+        let watch = socket.clone();
+        assert!(
+            poll_fn(|cx| Poll::Ready(watch.poll_hung_up(cx)))
+                .await
+                .is_pending()
+        );
+        let mut rest = Vec::new();
+        drop(client);
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"next");
+
+        let (client, socket) = pair().await;
+        drop(client);
+        poll_fn(|cx| socket.poll_hung_up(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_written_later() {
+        let (mut client, mut socket) = pair().await;
+        let sent = vec![7; 8 << 20];
+        let write = async {
+            socket.write_all(&sent).await.unwrap();
+            socket.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut got), write);
+        assert_eq!(read.unwrap(), sent.len());
+    }
+}
