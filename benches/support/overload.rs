@@ -25,7 +25,7 @@ pub struct Offer {
     /// Requests per second.
     pub rate: u64,
     pub duration: Duration,
-    /// A request that finds all of them waiting is not sent and counts as lost.
+    /// A request that finds all of them waiting is not sent.
     pub max_connections: usize,
 }
 
@@ -37,8 +37,10 @@ pub struct Outcome {
     pub served: u64,
     /// Answers with status 503 and `Retry-After`.
     pub refused: u64,
-    /// Everything else: other answers, broken connections, no answer in time, not sent.
+    /// Other answers, broken connections, no answer in time.
     pub lost: u64,
+    /// No connection was free: it never reached the server.
+    pub unsent: u64,
     /// From the time at which a request should have left to the end of its answer.
     pub served_p50_ms: f64,
     pub served_p99_ms: f64,
@@ -55,6 +57,7 @@ struct Run {
     idle: RefCell<Vec<Connection>>,
     open: Cell<usize>,
     lost: Cell<u64>,
+    unsent: Cell<u64>,
     served: RefCell<Histogram<u64>>,
     refused: RefCell<Histogram<u64>>,
 }
@@ -70,6 +73,7 @@ pub async fn offer(offer: Offer) -> anyhow::Result<Outcome> {
         idle: RefCell::default(),
         open: Cell::new(0),
         lost: Cell::new(0),
+        unsent: Cell::new(0),
         served: RefCell::new(Histogram::new(3)?),
         refused: RefCell::new(Histogram::new(3)?),
     });
@@ -103,6 +107,7 @@ impl Run {
             served: served.len(),
             refused: refused.len(),
             lost: self.lost.get(),
+            unsent: self.unsent.get(),
             served_p50_ms: ms(&served, 0.5),
             served_p99_ms: ms(&served, 0.99),
             refused_p99_ms: ms(&refused, 0.99),
@@ -117,6 +122,7 @@ impl Run {
         match answer {
             Ok(Some(Answer::Served)) => drop(self.served.borrow_mut().record(taken)),
             Ok(Some(Answer::Refused)) => drop(self.refused.borrow_mut().record(taken)),
+            Ok(Some(Answer::Unsent)) => self.unsent.set(self.unsent.get() + 1),
             Ok(Some(Answer::Other) | None) | Err(_) => self.lost.set(self.lost.get() + 1),
         }
     }
@@ -130,7 +136,7 @@ impl Run {
                 self.open.set(self.open.get() + 1);
                 Opening(self).open().await?
             }
-            None => return None,
+            None => return Some(Answer::Unsent),
         };
         let status = match connection.exchange(&self.request).await {
             Ok(status) => status,
@@ -152,6 +158,7 @@ impl Run {
 enum Answer {
     Served,
     Refused,
+    Unsent,
     Other,
 }
 

@@ -46,21 +46,32 @@ pub struct Server {
 /// # Errors
 /// When nginx is not installed or does not start.
 pub async fn nginx_backend(folder: &Path, h2c: bool) -> anyhow::Result<Server> {
+    let (name, protocol) = if h2c {
+        ("nginx-h2c", " http2")
+    } else {
+        ("nginx", "")
+    };
+    let site = format!(
+        "server {{ listen {{address}}{protocol} backlog=4096; location / {{ return 200 \"ok\\n\"; }} }}"
+    );
+    nginx(folder, name, &site).await
+}
+
+/// nginx with one process; `{address}` in `site` is where it is to listen.
+async fn nginx(folder: &Path, name: &str, site: &str) -> anyhow::Result<Server> {
     let program =
         installed("nginx").context("nginx is not installed (Debian package nginx-light)")?;
     let address = loopback(free_port()?);
-    let name = if h2c { "nginx-h2c" } else { "nginx" };
+    let site = site.replace("{address}", &address.to_string());
     let prefix = folder.join(name);
     std::fs::create_dir_all(&prefix)?;
-    let protocol = if h2c { " http2" } else { "" };
     let config = format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\n\
          pid {prefix}/pid;\nerror_log /dev/null crit;\n\
          events {{ worker_connections 8192; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;\n\
          client_body_temp_path {prefix}/b; proxy_temp_path {prefix}/p; fastcgi_temp_path {prefix}/f;\n\
-         uwsgi_temp_path {prefix}/u; scgi_temp_path {prefix}/s;\n\
-         server {{ listen {address}{protocol} backlog=4096; location / {{ return 200 \"ok\\n\"; }} }} }}\n",
+         uwsgi_temp_path {prefix}/u; scgi_temp_path {prefix}/s;\n{site} }}\n",
         prefix = prefix.display(),
     );
     let path = prefix.join("nginx.conf");
@@ -74,6 +85,87 @@ pub async fn nginx_backend(folder: &Path, h2c: bool) -> anyhow::Result<Server> {
         .arg("-c")
         .arg(&path);
     let mut process = Process::start(name, &mut command)?;
+    process.listening(address).await?;
+    Ok(Server { process, address })
+}
+
+/// nginx as a proxy with kept-alive connections to `backend`.
+///
+/// # Errors
+/// When nginx is not installed or does not start.
+pub async fn nginx_proxy(folder: &Path, backend: SocketAddr) -> anyhow::Result<Server> {
+    let site = format!(
+        "upstream app {{ server {backend}; keepalive 1000; }}\n\
+         server {{ listen {{address}} backlog=4096; location / {{\n\
+         proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+         proxy_read_timeout 300s; proxy_send_timeout 300s; }} }}"
+    );
+    nginx(folder, "nginx-proxy", &site).await
+}
+
+/// Envoy with one worker in front of `backend`, in the clear and with either protocol.
+///
+/// # Errors
+/// When it does not start.
+pub async fn envoy(
+    program: &Path,
+    folder: &Path,
+    backend: SocketAddr,
+    h2c: bool,
+) -> anyhow::Result<Server> {
+    let address = loopback(free_port()?);
+    let socket = |address: SocketAddr| {
+        serde_json::json!({"socket_address": {
+            "address": address.ip().to_string(), "port_value": address.port()
+        }})
+    };
+    let protocol = if h2c {
+        "http2_protocol_options"
+    } else {
+        "http_protocol_options"
+    };
+    let manager = serde_json::json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "hop",
+        "use_remote_address": true,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "route_config": {"virtual_hosts": [{
+            "name": "all", "domains": ["*"],
+            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "app", "timeout": "300s"}}]
+        }]},
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+        }}]
+    });
+    let options = serde_json::json!({
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {protocol: {}}
+    });
+    // Its default of 1,024 requests at once would refuse some of a thousand connections' load.
+    let most = serde_json::json!({"thresholds": [{
+        "max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000
+    }]});
+    let config = serde_json::json!({"static_resources": {
+        "listeners": [{"address": socket(address), "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager", "typed_config": manager
+        }]}]}],
+        "clusters": [{
+            "name": "app", "type": "STATIC", "circuit_breakers": most,
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+            },
+            "load_assignment": {"cluster_name": "app", "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": socket(backend)}}]}
+            ]}
+        }]
+    }});
+    let path = folder.join("envoy.json");
+    std::fs::write(&path, config.to_string())?;
+    let mut command = Command::new(program);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "-c"]);
+    command.arg(&path);
+    let mut process = Process::start("envoy", &mut command)?;
     process.listening(address).await?;
     Ok(Server { process, address })
 }

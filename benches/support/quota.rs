@@ -27,10 +27,15 @@ impl Quota {
             let settings = vec![
                 ("cpu.cfs_period_us", PERIOD_MICROS.to_string()),
                 ("cpu.cfs_quota_us", quota.to_string()),
+                // Nothing but the quota is to hold the group back, whatever else runs here.
+                ("cpu.shares", "262144".to_owned()),
             ];
             (first.join(name), settings)
         } else {
-            let settings = vec![("cpu.max", format!("{quota} {PERIOD_MICROS}"))];
+            let settings = vec![
+                ("cpu.max", format!("{quota} {PERIOD_MICROS}")),
+                ("cpu.weight", "10000".to_owned()),
+            ];
             (root.join(name), settings)
         };
         let unusable = || format!("no CPU quota can be set in {}", folder.display());

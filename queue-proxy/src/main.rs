@@ -21,6 +21,8 @@ SERVING_READINESS_PROBE and OBSERVABILITY_CONFIG. Settings of its own:
 
   PILOTLIGHT_QUEUE_DEPTH     requests that may wait (default: ten times the concurrency limit)
   PILOTLIGHT_QUIET_PERIOD    how long a drain waits without a request (default: 30s)
+  PILOTLIGHT_OVERLOAD_DELAY  how long work may wait for CPU time before requests are refused; 0 never
+                             refuses (default: 100ms)
   PILOTLIGHT_BIND_ADDRESS    the address of every port (default: all addresses, both families)
   PILOTLIGHT_LEGACY_METRICS  true also serves the revision_* metric names of releases before 1.19
   PILOTLIGHT_B3              true also reads and writes B3 trace headers

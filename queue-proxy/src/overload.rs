@@ -12,8 +12,10 @@ mod share;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use serving::server::Gate;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -37,6 +39,7 @@ pub(crate) struct Overload {
     resting: Cell<bool>,
     woken: Notify,
     refused: Cell<u64>,
+    gate: Arc<Gate>,
 }
 
 // === impl Overload ===
@@ -50,11 +53,18 @@ impl Overload {
             resting: Cell::new(true),
             woken: Notify::new(),
             refused: Cell::new(0),
+            gate: Arc::default(),
         })
     }
 
-    /// A request arrived: whether to refuse it.
-    pub(crate) fn refuses(&self) -> bool {
+    /// Refuses the plainest requests at a fraction of the cost, with nothing on record of them but
+    /// their number. `None` when nothing is ever refused.
+    pub(crate) fn gate(&self) -> Option<Arc<Gate>> {
+        self.share.as_ref().map(|_| Arc::clone(&self.gate))
+    }
+
+    /// A request arrived: whether to refuse it. `weighed` was let through by the gate.
+    pub(crate) fn refuses(&self, weighed: bool) -> bool {
         let Some(share) = &self.share else {
             return false;
         };
@@ -62,15 +72,16 @@ impl Overload {
         if self.resting.replace(false) {
             self.woken.notify_one();
         }
-        let refused = share.borrow_mut().refuses();
+        let refused = !weighed && share.borrow_mut().refuses();
         if refused {
             self.refused.set(self.refused.get() + 1);
         }
         refused
     }
 
-    /// Looks at the delay for as long as there are requests; never ends.
-    pub(crate) async fn watch(&self) {
+    /// Looks at the delay for as long as there are requests; never ends. `count` is told how many
+    /// requests the gate has refused.
+    pub(crate) async fn watch(&self, count: impl Fn(u64, Instant)) {
         let Some(share) = &self.share else {
             return;
         };
@@ -83,7 +94,14 @@ impl Overload {
             sleep_until(due).await;
             let now = Instant::now();
             let delay = now.saturating_duration_since(due);
+            let refused = self.gate.take_refused();
+            if refused > 0 {
+                self.arrived.set(true);
+                self.refused.set(self.refused.get() + refused);
+                count(refused, now);
+            }
             share.borrow_mut().look(delay, now);
+            self.gate.set_share(share.borrow().share());
             let is_due = logged.is_none_or(|at| now - at >= LOG_PERIOD);
             if is_due && self.refused.get() > 0 {
                 logged = Some(now);
@@ -99,6 +117,7 @@ impl Overload {
 
     async fn rest(&self, share: &RefCell<Share>) {
         share.borrow_mut().rest();
+        self.gate.set_share(0.0);
         self.resting.set(true);
         self.woken.notified().await;
     }
@@ -118,12 +137,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn looks_only_while_requests_arrive() {
         let overload = Overload::new(Some(Duration::from_millis(100)));
-        let watch = overload.watch();
+        let watch = overload.watch(|_, _| ());
         let mut watch = std::pin::pin!(watch);
         let idle = tokio::time::timeout(Duration::from_secs(3600), watch.as_mut());
         assert!(idle.await.is_err());
         assert!(overload.resting.get());
-        assert!(!overload.refuses());
+        assert!(!overload.refuses(false));
         assert!(!overload.resting.get());
         let idle = tokio::time::timeout(3 * LOOK_PERIOD, watch.as_mut());
         assert!(idle.await.is_err());
@@ -135,19 +154,19 @@ mod tests {
         let overload = Overload::new(Some(Duration::from_millis(100)));
         let tasks = LocalSet::new();
         let watched = Rc::clone(&overload);
-        tasks.spawn_local(async move { watched.watch().await });
+        tasks.spawn_local(async move { watched.watch(|_, _| ()).await });
         tasks
             .run_until(async {
                 for _ in 0..20 {
-                    overload.refuses();
+                    overload.refuses(false);
                     stop(Duration::from_millis(500)).await;
                 }
-                assert!((0..10).any(|_| overload.refuses()));
+                assert!((0..10).any(|_| overload.refuses(false)));
                 for _ in 0..100 {
-                    overload.refuses();
+                    overload.refuses(false);
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                assert!(!(0..10).any(|_| overload.refuses()));
+                assert!(!(0..10).any(|_| overload.refuses(false)));
             })
             .await;
     }
@@ -155,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_is_refused_or_watched() {
         let overload = Overload::new(None);
-        overload.watch().await;
-        assert!(!(0..1000).any(|_| overload.refuses()));
+        overload.watch(|_, _| ()).await;
+        assert!(!(0..1000).any(|_| overload.refuses(false)));
     }
 }

@@ -212,12 +212,26 @@ impl QueueProxy {
             .spawn(&mut servers.background, metrics.as_ref(), clock);
         let overload = Overload::new(self.config.options.overload_delay);
         let watched = Rc::clone(&overload);
+        let (shared, counted) = (Rc::clone(&self.shared), Rc::clone(&stats));
+        let count = move |refused, now| {
+            shared.arrived(now);
+            let at = clock.unix(now);
+            for _ in 0..refused {
+                counted.arrive(at, false);
+                counted.depart(at, false);
+            }
+        };
         servers
             .background
-            .spawn_local(async move { watched.watch().await });
+            .spawn_local(async move { watched.watch(count).await });
+        // The gate writes no log and no metrics.
+        let gate = overload
+            .gate()
+            .filter(|_| metrics.is_none() && self.log.is_none());
         let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels, overload);
         let options = ServerOptions {
             header_read_timeout: self.config.options.header_read_timeout,
+            gate,
             ..ServerOptions::default()
         };
         servers.data.serve(data, stack, options);

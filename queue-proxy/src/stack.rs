@@ -116,7 +116,7 @@ impl Handler for Stack {
                 return recorded(self.health_check(probe).await, guard);
             }
             RequestClass::NetworkProbe(hash) => return recorded(self.network_probe(hash), guard),
-            RequestClass::Ordinary if self.overload.refuses() => {
+            RequestClass::Ordinary if self.overload.refuses(connection.is_weighed()) => {
                 return self.refuse(request.headers(), guard, now);
             }
             RequestClass::Ordinary => Class::Ordinary,

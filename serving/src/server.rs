@@ -12,6 +12,7 @@ mod activity;
 mod connection;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod gate;
 mod http1;
 mod http2;
 mod shutdown;
@@ -26,6 +27,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -39,6 +41,7 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) use self::activity::{Activity, Observed};
 pub(crate) use self::connection::Busy;
 pub use self::connection::Connection;
+pub use self::gate::Gate;
 pub use self::shutdown::Shutdown;
 use self::sniff::Sniffed;
 pub(crate) use self::socket::Socket;
@@ -93,6 +96,8 @@ pub struct ServerOptions {
     /// Header lines of a request's head. `None` is hyper's 100, which need no memory of their own;
     /// any other number costs two allocations per request. On HTTP/2 it is 512. Default: `None`.
     pub max_headers: Option<usize>,
+    /// Refuses plain HTTP/1 requests in the clear while the process lacks CPU time. Default: `None`.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// A bound socket, with TLS or without.
@@ -150,6 +155,7 @@ impl Default for ServerOptions {
             max_connections: 65_536,
             max_header_bytes: 1 << 20,
             max_headers: None,
+            gate: None,
         }
     }
 }
@@ -241,6 +247,9 @@ impl<H: Handler> Server<H> {
     }
 
     async fn serve_plain(self: &Rc<Self>, stream: TcpStream, connection: Rc<Connection>) {
+        if let Some(gate) = &self.options.gate {
+            connection.activity().edge().guard_with(gate);
+        }
         if !self.options.http2 {
             return http1::serve_socket(self, stream, connection).await;
         }
@@ -289,6 +298,7 @@ impl<H: Handler> Server<H> {
     ) -> impl Future<Output = Result<Response<Body<H::Guard>>, Infallible>> + use<H> {
         let handler = Rc::clone(&self.handler);
         let max_headers = self.options.max_headers;
+        connection.activity().edge().begin(&request);
         let busy = connection.begin();
         async move {
             let mut response = match vet::refusal(&request, max_headers) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use benches::peers::{HaproxyMode, haproxy, nginx_backend};
+use benches::peers::{HaproxyMode, envoy, haproxy, nginx_backend};
 use benches::report::Report;
 use benches::websocket::{self, Echo};
 use benches::{h2c, load};
@@ -70,6 +70,10 @@ async fn h2c(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
         haproxy(bench.folder, bench.backend.address, http1).await?,
     )];
     subjects.extend(bench.sidecars(None, backend.address));
+    if let Some(program) = &bench.options.envoy {
+        let envoy = envoy(program, bench.folder, backend.address, true).await?;
+        subjects.push(Subject::running("envoy", envoy));
+    }
     let case = Case {
         name: &name,
         peer: "HAProxy's HTTP/1.1 hop",

@@ -19,7 +19,7 @@ const CLOSED: [usize; 4] = [8, 16, 32, 64];
 const CLOSED_FOR: Duration = Duration::from_secs(5);
 
 const OFFERED_FOR: Duration = Duration::from_secs(60);
-const MAX_CONNECTIONS: usize = 4_000;
+const MAX_CONNECTIONS: usize = 1_000;
 
 /// One subject under one quota.
 struct Result {
@@ -85,13 +85,14 @@ fn note(report: &mut Report, case: &str, name: &str, result: &Result) {
     });
     report.circumstances.push(format!(
         "{case}, {name}: capacity {capacity:.0}/s; {} offered, {} served ({:.2} of the capacity), \
-         {} refused with Retry-After (p99 {:.0} ms), {} lost; {} probes, {} failed",
+         {} refused with Retry-After (p99 {:.0} ms), {} lost, {} not sent for want of a free connection among {MAX_CONNECTIONS}; {} probes, {} failed",
         outcome.offered,
         outcome.served,
         goodput(result),
         outcome.refused,
         outcome.refused_p99_ms,
         outcome.lost,
+        outcome.unsent,
         outcome.probes,
         outcome.failed_probes
     ));

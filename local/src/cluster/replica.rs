@@ -125,6 +125,8 @@ impl Replica {
         config.options.hijack_drain = drain_timeout;
         config.options.probe_pacing = ProbePacing::LOCAL;
         config.options.raw_output = false;
+        // All parts share one thread: its delay says nothing about one replica.
+        config.options.overload_delay = None;
         let proxy = QueueProxy::new(config).map_err(|error| SeedError::Proxy(error.to_string()))?;
         let replica = Self {
             number,

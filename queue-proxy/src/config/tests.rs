@@ -206,15 +206,24 @@ fn settings_of_our_own_have_upstreams_defaults_and_are_checked() {
     assert_eq!(config.options.quiet_period, Duration::from_secs(90));
     assert_eq!(config.options.bind, "127.0.0.9".parse().ok());
     assert!(config.options.legacy_metrics);
+    let delay = |text| {
+        read(&[("PILOTLIGHT_OVERLOAD_DELAY", text)])
+            .options
+            .overload_delay
+    };
+    assert_eq!(delay(""), Some(Duration::from_millis(100)));
+    assert_eq!(delay("1s"), Some(Duration::from_secs(1)));
+    assert_eq!(delay("0"), None);
     let problems = Config::from_environment(&with(&[
         ("PILOTLIGHT_QUEUE_DEPTH", "0"),
         ("PILOTLIGHT_QUIET_PERIOD", "30"),
+        ("PILOTLIGHT_OVERLOAD_DELAY", "soon"),
         ("PILOTLIGHT_BIND_ADDRESS", "here"),
         ("QUEUE_SERVING_PORT", "99999"),
         ("PROFILING_PORT", "x"),
     ]))
-    .expect_err("five problems");
-    assert_eq!(problems.iter().count(), 5, "{problems}");
+    .expect_err("six problems");
+    assert_eq!(problems.iter().count(), 6, "{problems}");
 }
 
 /// Text that some variable takes, or nearly takes, or anything at all.

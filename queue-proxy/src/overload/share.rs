@@ -4,6 +4,12 @@
 //! and the faster the longer the wait grows, and falls below. A queue that is merely refused when
 //! full would swing between empty and far too long, because the delay is known only once work has
 //! waited for that long.
+//!
+//! A refusal costs a good part of what a request costs, most of it in the kernel, so refusing
+//! everything would serve nobody. While the wait is still bearable no more than [`CHEAP`] is
+//! refused: what is served stays near the capacity, and clients with a bounded number of
+//! connections are held back by waiting. Only a wait beyond [`BEARABLE`] limits is fought with
+//! more.
 
 use std::time::Duration;
 
@@ -14,6 +20,13 @@ const GAIN: f64 = 1.0;
 
 /// Added to the share per limit by which the delay has grown since the last look.
 const DAMPING: f64 = 0.25;
+
+/// The share up to which refusals leave at least four fifths of the CPU to what is served, where a
+/// refusal costs up to half of a request.
+const CHEAP: f64 = 1.0 / 3.0;
+
+/// Limits of delay up to which no more than [`CHEAP`] is refused.
+const BEARABLE: f64 = 2.0;
 
 /// What is left of the share at each look that finds less than half of the limit.
 const RECOVERY: f64 = 0.7;
@@ -71,9 +84,16 @@ impl Share {
         let standing = delay.min(last.delay);
         let elapsed = now.saturating_duration_since(last.at).as_secs_f64();
         if self.share > 0.0 || standing >= self.limit {
-            let excess = (standing - self.limit) / self.limit;
+            let bearable = if self.share < CHEAP { 1.0 } else { BEARABLE };
+            let excess = standing / self.limit - bearable;
             let growth = (standing - last.standing) / self.limit;
-            self.share += GAIN * excess * elapsed.min(LONGEST) + DAMPING * growth;
+            let share = self.share + GAIN * excess * elapsed.min(LONGEST) + DAMPING * growth;
+            let is_bearable = standing < BEARABLE * self.limit;
+            self.share = if is_bearable && self.share <= CHEAP {
+                share.min(CHEAP)
+            } else {
+                share
+            };
         }
         if standing < self.limit / 2.0 {
             self.share *= RECOVERY;
@@ -108,6 +128,11 @@ impl Share {
             self.due -= 1.0;
         }
         refuses
+    }
+
+    /// Of new requests, between 0 and 1.
+    pub(crate) fn share(&self) -> f64 {
+        self.share
     }
 
     /// Whether any requests are refused.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serving::names::{CAPABILITY_HEADER, LOAD_HEADER, NOT_STARTED_HEADER};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use crate::app::{App, text};
-use crate::client::{Raw, get, open, read_to_end};
+use crate::app::{App, read_head, text};
+use crate::client::{Raw, connect, get, open, read_to_end};
 use crate::instance::{Sidecar, eventually, run};
 
 /// An app that holds every request until it is told to go on.
@@ -323,4 +324,103 @@ fn the_limit_holds_for_any_mix_of_protocols_upgrades_and_departures() {
             }
         });
     }
+}
+
+/// Runs with a limit that every delay exceeds, so that refusals begin with the second look.
+async fn starved(changes: &[(&str, &str)]) -> (App, Sidecar) {
+    let app = App::ok().await;
+    let none = ("PILOTLIGHT_OVERLOAD_DELAY", "1ns");
+    let sidecar = Sidecar::start(app.address, &[&[none], changes].concat()).await;
+    (app, sidecar)
+}
+
+/// Asks until it is refused.
+async fn refused(sidecar: &Sidecar, headers: &str) -> Raw {
+    loop {
+        let answer = get(sidecar.data, "/", headers).await;
+        if answer.status != 200 {
+            return answer;
+        }
+    }
+}
+
+#[test]
+fn without_cpu_time_requests_are_refused_and_probes_answered() {
+    run(async {
+        for metrics in ["prometheus", "none"] {
+            let config = format!(r#"{{"requestMetrics":{{"protocol":"{metrics}"}}}}"#);
+            let (app, sidecar) = starved(&[("OBSERVABILITY_CONFIG", &config)]).await;
+            let answer = refused(&sidecar, "").await;
+            assert_eq!((answer.status, answer.body.as_str()), (503, "overloaded\n"));
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            assert_eq!(answer.header(NOT_STARTED_HEADER), None);
+            let type_ = answer.header("content-type");
+            assert_eq!(type_, Some("text/plain; charset=utf-8"));
+            let probe = "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n";
+            for _ in 0..50 {
+                assert_eq!(get(sidecar.data, "/", probe).await.status, 200);
+                let kubelet = get(sidecar.data, "/", "K-Kubelet-Probe: x\r\n").await;
+                assert_eq!(kubelet.status, 200);
+            }
+            let served = app.requests();
+            let capable = format!("{CAPABILITY_HEADER}: 1\r\n");
+            let answer = refused(&sidecar, &capable).await;
+            assert_eq!(answer.header(NOT_STARTED_HEADER), Some("overloaded"));
+            assert!(app.requests() >= served);
+        }
+    });
+}
+
+/// Without metrics and log a plain request is refused before it is parsed; the connection goes on.
+#[test]
+fn plain_requests_are_refused_between_others_on_one_connection() {
+    run(async {
+        let app = App::ok().await;
+        let changes = [
+            ("PILOTLIGHT_OVERLOAD_DELAY", "1ns"),
+            ("OBSERVABILITY_CONFIG", ""),
+        ];
+        let sidecar = Sidecar::start(app.address, &changes).await;
+        let mut stream = connect(sidecar.data).await;
+        let (mut refused, mut served) = (0, 0);
+        let probe = "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n";
+        while refused < 100 {
+            for (headers, body) in [("", "ok"), (probe, "queue")] {
+                let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+                stream.write_all(request.as_bytes()).await.expect("open");
+                let head = read_head(&mut stream).await;
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Content-Length: "));
+                let length = length
+                    .and_then(|length| length.parse().ok())
+                    .expect("a length");
+                let mut text = vec![0; length];
+                stream.read_exact(&mut text).await.expect("a body");
+                if head.starts_with("HTTP/1.1 503 ") && headers.is_empty() {
+                    assert!(head.contains("\r\nRetry-After: 1\r\n"), "{head}");
+                    assert_eq!(text, b"overloaded\n");
+                    refused += 1;
+                } else {
+                    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+                    assert_eq!(String::from_utf8_lossy(&text), body);
+                    served += u64::from(headers.is_empty());
+                }
+            }
+        }
+        let app_requests = u64::try_from(app.requests()).expect("few");
+        assert_eq!(app_requests, served);
+    });
+}
+
+#[test]
+fn refusals_for_want_of_cpu_time_can_be_switched_off() {
+    run(async {
+        let off = ("PILOTLIGHT_OVERLOAD_DELAY", "0");
+        let app = App::ok().await;
+        let sidecar = Sidecar::start(app.address, &[off]).await;
+        for _ in 0..200 {
+            assert_eq!(get(sidecar.data, "/", "").await.status, 200);
+        }
+    });
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::app::{App, Broken, read_head, stream, text, write};
 use crate::client::{connect, get, h2c, h2c_get, open, read_to_end, send};
@@ -37,6 +39,48 @@ fn row_1_an_informational_response_does_not_hide_the_final_status() {
             let answer = get(sidecar.data, "/", "").await;
             assert_eq!((answer.status, answer.body.as_str()), (404, "gone"));
         }
+    });
+}
+
+/// The app's backlog is full, so that the kernel drops what the sidecar sends to connect.
+#[test]
+fn row_27_a_black_hole_is_tried_again() {
+    run(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let app = socket.listen(1).expect("listens");
+        let address = app.local_addr().expect("bound");
+        let mut fillers = Vec::new();
+        while let Ok(filler) =
+            timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
+            fillers.push(filler.expect("accepted by the kernel"));
+        }
+        let sidecar = Sidecar::start(address, &[]).await;
+        let data = sidecar.data;
+        let mut request = tokio::task::spawn_local(async move { get(data, "/", "").await });
+        // Longer than the first attempts together.
+        let early = timeout(Duration::from_millis(500), &mut request).await;
+        assert!(early.is_err(), "{early:?}");
+        for _ in &fillers {
+            app.accept().await.expect("a filler");
+        }
+        loop {
+            let (mut stream, _) = app.accept().await.expect("the sidecar");
+            let mut first = [0];
+            // Attempts that were given up, and left-overs of the fillers, are closed.
+            if !matches!(stream.peek(&mut first).await, Ok(1)) {
+                continue;
+            }
+            read_head(&mut stream).await;
+            write(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            )
+            .await;
+            break;
+        }
+        assert_eq!(request.await.expect("no panic").body, "ok");
     });
 }
 

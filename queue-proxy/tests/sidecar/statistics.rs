@@ -1,6 +1,8 @@
 //! What the autoscaler scrapes, and what operators scrape.
 
 use prost::Message;
+use serving::UnixTime;
+use serving::request_stats::RequestStats;
 use serving::stat::{MAX_SCRAPE_BYTES, Stat};
 
 use crate::app::{App, text};
@@ -26,6 +28,25 @@ async fn scrape(sidecar: &Sidecar) -> Stat {
     let body = &bytes[end + 4..];
     assert!(body.len() <= MAX_SCRAPE_BYTES);
     Stat::decode(body).expect("a Stat")
+}
+
+#[test]
+fn row_14_a_clock_that_steps_back_is_ignored() {
+    let at = UnixTime::from_seconds;
+    let stats = RequestStats::new(at(100));
+    stats.arrive(at(101), false);
+    stats.arrive(at(40), true);
+    stats.depart(at(30), true);
+    let report = stats.report(at(103));
+    // One request for two of three seconds; what happened in the past took no time.
+    assert_eq!(report.average_concurrency, 2.0 / 3.0);
+    assert_eq!(report.average_proxied_concurrency, 0.0);
+    assert_eq!(
+        (report.request_count, report.proxied_request_count),
+        (2.0, 1.0)
+    );
+    let earlier = stats.report(at(50));
+    assert_eq!(earlier.average_concurrency, 0.0);
 }
 
 /// Scrapes until `wanted` holds of a report.

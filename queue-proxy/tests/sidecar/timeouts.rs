@@ -57,6 +57,26 @@ fn row_19_no_time_at_all_times_every_request_out() {
     });
 }
 
+/// Unlike upstream, where they count as the start: here they never reach the client.
+#[test]
+fn row_21_informational_responses_are_no_start() {
+    run(async {
+        let app = App::raw(|mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 103 Early Hints\r\n\r\n").await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let timeout = ("REVISION_RESPONSE_START_TIMEOUT_SECONDS", "1");
+        let sidecar = Sidecar::start(app, &[timeout]).await;
+        let answer = get(sidecar.data, "/", "").await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (504, "request timeout")
+        );
+    });
+}
+
 #[test]
 fn a_response_that_does_not_start_in_time_is_a_504() {
     run(async {

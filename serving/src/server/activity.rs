@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::Socket;
+use super::gate::{Edge, REFUSAL};
 
 /// Up to this many bytes in several pieces are written as one.
 const GATHERED: usize = 1024;
@@ -32,6 +33,7 @@ struct Shared {
     /// Somebody waits for a second handle; looked at whenever hyper flushes.
     wanted: AtomicBool,
     handle: Mutex<Handle>,
+    edge: Edge,
 }
 
 /// A second handle on its way from the stream to who asked for it.
@@ -57,6 +59,11 @@ impl Activity {
 
     pub(crate) fn clear(&self) {
         self.0.read.store(false, Ordering::Relaxed);
+    }
+
+    /// Where requests begin on this connection.
+    pub(super) fn edge(&self) -> &Edge {
+        &self.0.edge
     }
 
     fn set(&self) {
@@ -135,20 +142,42 @@ impl<I> Observed<I> {
     pub(crate) fn into_inner(self) -> I {
         self.io
     }
+
+    fn wrote(&self, result: &Poll<io::Result<usize>>, length: usize) {
+        let written = match result {
+            Poll::Ready(Ok(written)) => *written,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        self.activity.edge().wrote(written, length);
+    }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Observed<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.set();
+        loop {
+            let result = Pin::new(&mut self.io).poll_read(cx, buf);
+            if buf.filled().len() == before {
+                return result;
+            }
+            if !self.activity.edge().read(&buf.filled()[before..]) {
+                self.activity.set();
+                return result;
+            }
+            match Pin::new(&mut self.io).poll_write(cx, REFUSAL) {
+                Poll::Ready(Ok(written)) if written == REFUSAL.len() => {
+                    self.activity.edge().refused();
+                    buf.set_filled(before);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // A client that does not read its answers.
+                _ => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            }
         }
-        result
     }
 }
 
@@ -158,7 +187,9 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(&result, buf.len());
+        result
     }
 
     fn poll_write_vectored(
@@ -168,7 +199,7 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
     ) -> Poll<io::Result<usize>> {
         // A head with a small body: copying is cheaper than having the kernel gather.
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        match bufs {
+        let result = match bufs {
             [only] => Pin::new(&mut self.io).poll_write(cx, only),
             several if length <= GATHERED => {
                 let mut gathered = SmallVec::<[u8; GATHERED]>::new();
@@ -178,7 +209,9 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
                 Pin::new(&mut self.io).poll_write(cx, &gathered)
             }
             many => Pin::new(&mut self.io).poll_write_vectored(cx, many),
-        }
+        };
+        self.wrote(&result, length);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {

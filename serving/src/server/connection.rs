@@ -84,6 +84,11 @@ impl Connection {
         self.activity.hung_up().await;
     }
 
+    /// Whether a [`super::Gate`] has let the request being handled through already.
+    pub fn is_weighed(&self) -> bool {
+        self.activity.edge().is_weighed()
+    }
+
     pub(super) fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch.borrow())
     }
@@ -123,5 +128,8 @@ impl Drop for Busy {
         self.0.busy.set(self.0.busy.get() - 1);
         // What was read until now belongs to the request that ends.
         self.0.activity.clear();
+        if !self.0.is_busy() {
+            self.0.activity.edge().end();
+        }
     }
 }

@@ -101,6 +101,9 @@ fn poll<F: Future>(future: &mut Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Ou
 /// hyper would arm a timer for every head. Here one is armed only for a head that did not arrive
 /// in one piece: bytes were read, and no request came of them.
 fn expect_head(connection: &Connection, watch: &Watch, options: &ServerOptions) {
+    if connection.activity().edge().take_refused() {
+        watch.expect_head(None);
+    }
     if !connection.is_busy() && connection.activity().is_set() && !watch.expects_head() {
         watch.expect_head(Some(Instant::now() + options.header_read_timeout));
     }

@@ -177,7 +177,7 @@ fn nothing_is_refused_below_the_capacity() {
 
 #[test]
 fn at_twice_the_capacity_what_is_admitted_stays_in_time() {
-    for quota in [MILLI_50, MILLI_100, FULL] {
+    for quota in [MILLI_50, MILLI_100] {
         let capacity = capacity(quota);
         let done = run(quota, 2 * capacity, 60, undisturbed);
         assert!(done.p99 < Duration::from_secs(1), "{done:?}");
