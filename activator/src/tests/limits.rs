@@ -115,12 +115,11 @@ fn unread_bodies_take_no_memory() {
 
         written.set(0);
         let stream = TcpStream::connect(world.address).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http2::handshake(
-            hyper_util::rt::TokioExecutor::new(),
-            TokioIo::new(stream),
-        )
-        .await
-        .unwrap();
+        let tasks = Tasks::default();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(tasks.clone(), TokioIo::new(stream))
+                .await
+                .unwrap();
         let (connection, _) = background(connection);
         let (chunks, body) = mpsc::channel(1);
         let request = to_revision("http://hello.example.com/").method("POST");
@@ -137,8 +136,21 @@ fn unread_bodies_take_no_memory() {
         settled(&written).await;
         assert!(written.get() < HELD_BY_SOCKETS, "{}", written.get());
         connection.abort();
+        tasks.0.borrow_mut().abort_all();
         eventually("the HTTP/2 client left", || world.snapshot().queued == 0).await;
     });
+}
+
+/// What hyper spawns for a client, one task of which owns the socket.
+#[derive(Clone, Default)]
+struct Tasks(Rc<RefCell<tokio::task::JoinSet<()>>>);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.borrow_mut().spawn_local(async move {
+            task.await;
+        });
+    }
 }
 
 /// Waits until a number has stopped growing.

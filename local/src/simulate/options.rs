@@ -50,6 +50,7 @@ pub struct Simulate {
         env = "PILOTLIGHT_TRACE_VALUES",
         default_value = "auto",
         requires = "trace",
+        conflicts_with = "shapes",
         help_heading = "Traffic"
     )]
     pub trace_values: TraceValues,
@@ -185,6 +186,7 @@ pub struct Simulate {
         value_name = "ID",
         env = "PILOTLIGHT_CASE",
         requires = "scenario",
+        conflicts_with_all = ["trace", "shapes"],
         help_heading = "Scenario"
     )]
     pub case: Option<String>,
@@ -194,6 +196,7 @@ pub struct Simulate {
         long,
         env = "PILOTLIGHT_CHECK",
         requires = "scenario",
+        conflicts_with_all = ["trace", "shapes"],
         help_heading = "Scenario"
     )]
     pub check: bool,
