@@ -18,8 +18,6 @@ use serving::environment::{Environment as _, ProcessEnvironment};
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
-/// Of a user who may do what `deploy/autoscaler-rbac.yaml` says.
-const AUTOSCALER_TOKEN: &str = "autoscaler-token";
 /// Whatever a scenario waits for must have happened by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -78,17 +76,12 @@ impl Drop for Guarded {
     }
 }
 
-/// A client with the rights of an autoscaler, of the API server behind `address`, which may be a
-/// proxy's.
+/// A client of the API server behind `address`, which may be a proxy's.
 pub(crate) fn client(address: SocketAddr) -> Client {
-    client_of(address, AUTOSCALER_TOKEN)
-}
-
-fn client_of(address: SocketAddr, token: &str) -> Client {
     let mut config = Config::new(format!("https://{address}").parse().unwrap());
     config.accept_invalid_certs = true;
     config.auth_info = AuthInfo {
-        token: Some(token.to_owned().into()),
+        token: Some(TOKEN.to_owned().into()),
         ..AuthInfo::default()
     };
     Client::try_from(config).unwrap()
@@ -101,9 +94,7 @@ impl ApiServer {
         let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        let tokens = format!(
-            "{TOKEN},admin,admin,system:masters\n{AUTOSCALER_TOKEN},autoscaler,autoscaler\n"
-        );
+        let tokens = format!("{TOKEN},admin,admin,system:masters\n");
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
         let (etcd_port, peer_port) = (port(), port());
         let etcd = [
@@ -160,9 +151,9 @@ impl ApiServer {
         self.address
     }
 
-    /// A new client that may do everything.
+    /// A new client.
     pub(crate) fn client(&self) -> Client {
-        client_of(self.address, TOKEN)
+        client(self.address)
     }
 
     async fn ready(&self) {

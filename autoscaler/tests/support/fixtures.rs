@@ -12,7 +12,6 @@ use autoscaler::kubernetes::objects::{PodAutoscaler, ServerlessService};
 use futures_util::{SinkExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -88,7 +87,6 @@ async fn create_namespace(client: &Client, name: &str) {
 /// The system namespace with its config maps.
 pub(crate) async fn prepare(client: &Client) {
     create_namespace(client, SYSTEM).await;
-    allow(client).await;
     let lease = json!({"lease-duration": "4s", "renew-deadline": "3s", "retry-period": "1s"});
     for (name, data) in [
         (
@@ -103,38 +101,6 @@ pub(crate) async fn prepare(client: &Client) {
     ] {
         let object = json!({"metadata": {"name": name}, "data": data});
         create::<ConfigMap>(client, SYSTEM, object).await;
-    }
-}
-
-/// Gives the user `autoscaler` the rights that are deployed.
-async fn allow(client: &Client) {
-    const MANIFEST: &str = include_str!("../../../deploy/autoscaler-rbac.yaml");
-    let user = json!([{
-        "kind": "User", "name": "autoscaler", "apiGroup": "rbac.authorization.k8s.io"
-    }]);
-    for document in MANIFEST.split("\n---\n") {
-        let mut object: Value = serde_saphyr::from_str(document).unwrap();
-        let parameters = PostParams::default();
-        match object["kind"].as_str().unwrap() {
-            "ClusterRole" => {
-                let object: ClusterRole = serde_json::from_value(object).unwrap();
-                let api = Api::all(client.clone());
-                api.create(&parameters, &object).await.unwrap();
-            }
-            "ClusterRoleBinding" => {
-                object["subjects"] = user.clone();
-                let object: ClusterRoleBinding = serde_json::from_value(object).unwrap();
-                let api = Api::all(client.clone());
-                api.create(&parameters, &object).await.unwrap();
-            }
-            "Role" => drop(create::<Role>(client, SYSTEM, object).await),
-            "RoleBinding" => {
-                object["subjects"] = user.clone();
-                create::<RoleBinding>(client, SYSTEM, object).await;
-            }
-            "ServiceAccount" => {}
-            other => panic!("{other}"),
-        }
     }
 }
 
