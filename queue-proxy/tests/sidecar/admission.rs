@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serving::names::{CAPABILITY_HEADER, LOAD_HEADER, NOT_STARTED_HEADER};
+use serving::names::{CAPABILITY_HEADER, CAPABLE_WITHOUT_WAITING, LOAD_HEADER, NOT_STARTED_HEADER};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -85,6 +85,29 @@ fn a_capable_activator_learns_that_nothing_was_started() {
         assert_eq!(served.status, 200);
         assert!(served.header(LOAD_HEADER).is_some());
         assert!(!app.last().headers.contains_key(CAPABILITY_HEADER));
+    });
+}
+
+/// Without a free place such a request goes back at once, although the queue has room.
+#[test]
+fn a_request_that_must_not_wait_is_not_queued() {
+    run(async {
+        let (release, app) = holding().await;
+        let sidecar = Sidecar::start(app.address, &[("CONTAINER_CONCURRENCY", "1")]).await;
+        let held = occupy(&sidecar, 1).await;
+        let handle = sidecar.handle.clone();
+        eventually("one executes", || handle.load() == (1, 0)).await;
+        let no_wait = format!("{CAPABILITY_HEADER}: {CAPABLE_WITHOUT_WAITING}\r\n");
+        let refused = get(sidecar.data, "/", &no_wait).await;
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.header(NOT_STARTED_HEADER), Some("queue-full"));
+        assert_eq!(refused.header(LOAD_HEADER), Some("1/0"));
+        release.send_replace(true);
+        for held in held {
+            assert_eq!(held.await.expect("no panic").status, 200);
+        }
+        eventually("the place is free", || handle.load() == (0, 0)).await;
+        assert_eq!(get(sidecar.data, "/", &no_wait).await.status, 200);
     });
 }
 
