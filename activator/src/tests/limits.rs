@@ -1,5 +1,7 @@
 //! What may wait, for how long, and what is seen of it.
 
+use std::cell::RefCell;
+
 use tokio::io::AsyncWriteExt;
 
 use super::pods::Pod;
