@@ -20,6 +20,7 @@ parts_of() {
     case $1 in
     # The sidecar comes last: it rolls the pods of all revisions.
     full) echo activator autoscaler sidecar ;;
+    activator-ingress) echo activator ;;
     sidecar | activator | autoscaler) echo "$1" ;;
     *) return 1 ;;
     esac
@@ -44,7 +45,7 @@ annotation() { field "$1" ".metadata.annotations.${domain//./\\.}/$2"; }
 
 # patch_back PART IMAGE: what puts the fields that we take over back to what they are now.
 patch_back() {
-    local quantity resources account
+    local quantity resources account more=
     if [[ $1 == sidecar ]]; then
         quantity=$(field sidecar ".data.$cpu_request")
         [[ $quantity ]] && quantity="\"$quantity\"" || quantity=null
@@ -56,7 +57,12 @@ patch_back() {
     # $patch replaces the whole map, so that a limit of ours which upstream lacks goes.
     resources="{\"\$patch\":\"replace\",$(sed -E 's/^\{//' <<<"${resources:-{\}}")"
     resources=${resources/,\}/\}}
-    echo "{\"spec\":{\"template\":{\"spec\":{\"serviceAccountName\":\"$account\",\"containers\":[{\"name\":\"$1\",\"image\":\"$2\",\"resources\":$resources}]}}}}"
+    if [[ $1 == activator ]]; then
+        # What activator-ingress adds; deleting what is not there changes nothing.
+        more=',"env":[{"name":"PILOTLIGHT_INGRESS_CLASS","$patch":"delete"}],"ports":['
+        more+='{"containerPort":8080,"$patch":"delete"},{"containerPort":8081,"$patch":"delete"},{"containerPort":8443,"$patch":"delete"}]'
+    fi
+    echo "{\"spec\":{\"template\":{\"spec\":{\"serviceAccountName\":\"$account\",\"containers\":[{\"name\":\"$1\",\"image\":\"$2\",\"resources\":$resources$more}]}}}}"
 }
 
 rolled_out() { [[ $1 == sidecar ]] || serving rollout status "deployment/$1" --timeout=300s; }
