@@ -47,6 +47,12 @@ impl<'a> Lineup<'a> {
         Self { subjects }
     }
 
+    /// Without the subject `name`, where it cannot take part.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.subjects.retain(|subject| subject.name != name);
+        self
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.subjects.len()
     }

@@ -3,7 +3,8 @@
 //! Under a CPU quota the kernel stops the whole process, for most of each 100 ms once the quota is
 //! used up. Work then waits in front of the event loop, and without a bound all of it becomes too
 //! late at once (knative/serving#10085). What waits there is measured as it happens to everyone: a
-//! timer's task queues up behind the requests, and how late it runs is how late they run. The
+//! timer's task queues up behind the requests, and how late it runs is how late they run; of that
+//! counts the share of the time in which this thread was not let run. The
 //! decision is [`Share`]'s, a pure controller; this file only feeds it.
 //!
 //! Without requests nothing is measured and nothing wakes the process.
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serving::server::Gate;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -90,10 +92,12 @@ impl Overload {
             if !self.arrived.replace(false) && !share.borrow().is_refusing() {
                 self.rest(share).await;
             }
-            let due = Instant::now() + LOOK_PERIOD;
+            let (start, worked) = (Instant::now(), cpu_time());
+            let due = start + LOOK_PERIOD;
             sleep_until(due).await;
             let now = Instant::now();
-            let delay = now.saturating_duration_since(due);
+            let worked = cpu_time().saturating_sub(worked);
+            let delay = denied(now.saturating_duration_since(due), worked, now - start);
             let refused = self.gate.take_refused();
             if refused > 0 {
                 self.arrived.set(true);
@@ -123,6 +127,19 @@ impl Overload {
     }
 }
 
+/// What this thread has got of the CPU so far.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// The part of `delay` for which the kernel is to blame: work that waits because this thread is at
+/// work, as with a thousand clients that ask as fast as they can, waits for no want of CPU time.
+fn denied(delay: Duration, worked: Duration, elapsed: Duration) -> Duration {
+    let stopped = elapsed.saturating_sub(worked);
+    delay.mul_f64(stopped.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::task::LocalSet;
@@ -132,6 +149,16 @@ mod tests {
     /// Keeps the thread for `busy`, as a process that is not scheduled.
     async fn stop(busy: Duration) {
         tokio::time::advance(busy).await;
+    }
+
+    #[test]
+    fn only_the_time_without_the_cpu_counts() {
+        let ms = Duration::from_millis;
+        assert_eq!(denied(ms(300), ms(400), ms(400)), ms(0));
+        assert_eq!(denied(ms(300), ms(100), ms(400)), ms(225));
+        assert_eq!(denied(ms(300), ms(0), ms(400)), ms(300));
+        assert_eq!(denied(ms(300), ms(500), ms(400)), ms(0));
+        assert_eq!(denied(ms(0), ms(0), ms(0)), ms(0));
     }
 
     #[tokio::test(start_paused = true)]

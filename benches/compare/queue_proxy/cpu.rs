@@ -19,6 +19,9 @@ const BOUND: Duration = Duration::from_secs(120);
 /// streams in all.
 const H2C: (usize, usize) = (10, 10);
 
+/// Requests that the Go queue-proxy takes with [`LIMIT`]; its queue has a fixed depth.
+const GO_PLACES: usize = 11 * LIMIT as usize;
+
 /// Connections of the WebSocket case.
 const WEBSOCKETS: usize = 64;
 
@@ -40,6 +43,9 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
                 bar,
             };
             let mut lineup = bench.lineup(limit).await?;
+            if limit.is_some() && connections > GO_PLACES {
+                lineup = lineup.without("go");
+            }
             cpu(
                 bench.options,
                 report,

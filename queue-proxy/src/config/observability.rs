@@ -8,11 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use serving::config::observability::DEFAULT_REQUEST_LOG_TEMPLATE;
 use serving::environment::Reader;
-
-/// The template that applies when the configuration names none
-/// (`pkg/observability/config.go`, `DefaultRequestLogTemplate`).
-const DEFAULT_REQUEST_LOG_TEMPLATE: &str = r#"{"httpRequest": {"requestMethod": "{{.Request.Method}}", "requestUrl": "{{js .Request.RequestURI}}", "requestSize": "{{.Request.ContentLength}}", "status": {{.Response.Code}}, "responseSize": "{{.Response.Size}}", "userAgent": "{{js .Request.UserAgent}}", "remoteIp": "{{js .Request.RemoteAddr}}", "serverIp": "{{.Revision.PodIP}}", "referer": "{{js .Request.Referer}}", "latency": "{{.Response.Latency}}s", "protocol": "{{.Request.Proto}}"}, "traceId": "{{.TraceID}}"}"#;
 
 const VARIABLE: &str = "OBSERVABILITY_CONFIG";
 

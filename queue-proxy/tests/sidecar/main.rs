@@ -10,6 +10,7 @@ mod collector;
 mod drain;
 mod forwarding;
 mod instance;
+mod limit;
 mod probes;
 mod readiness;
 mod statistics;

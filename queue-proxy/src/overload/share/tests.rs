@@ -194,7 +194,7 @@ fn at_twice_the_capacity_what_is_admitted_stays_in_time() {
 /// A neighbour that takes the CPU for some milliseconds now and then, and rare long stops.
 #[test]
 fn short_and_rare_stops_refuse_nothing() {
-    let hog = |now: u64| if now % 7 == 0 { 12_000 } else { 0 };
+    let hog = |now: u64| if now.is_multiple_of(7) { 12_000 } else { 0 };
     assert_eq!(run(FULL, 200, 20, hog).refused, 0);
     let next = std::cell::Cell::new(1_000_000);
     let hiccup = |now: u64| {
