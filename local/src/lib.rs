@@ -68,8 +68,6 @@ fn act(command: Command) -> Result<u8, Exit> {
             for warning in &simulated.warnings {
                 print_error(&format!("warning: {warning}"));
             }
-            drop(out);
-            print(&[])?;
             simulated.difference.map_or(Ok(exit::OK), |difference| {
                 Err(Exit::new(exit::FAILED, difference))
             })

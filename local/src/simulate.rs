@@ -59,9 +59,19 @@ pub fn simulate(
     stdin: &mut dyn Read,
     out: &mut dyn Write,
 ) -> Result<Simulated, Exit> {
-    if let Some(scenario) = &options.scenario {
-        return replay::replay(options, scenario, stdin, out);
-    }
+    let simulated = match &options.scenario {
+        Some(scenario) => replay::replay(options, scenario, stdin, out),
+        None => compare(options, stdin, out),
+    }?;
+    out.flush().map_err(|error| unprintable(&error))?;
+    Ok(simulated)
+}
+
+fn compare(
+    options: &Simulate,
+    stdin: &mut dyn Read,
+    out: &mut dyn Write,
+) -> Result<Simulated, Exit> {
     // The settings first: what is wrong with them is said before a long trace is read.
     let form = options.plot.as_deref().map(plot::Form::of).transpose()?;
     let (settings, warnings) = settings::read(options, stdin)?;
@@ -278,13 +288,16 @@ fn put_line(out: &mut dyn Write, line: &impl Serialize) -> Result<(), Exit> {
 }
 
 fn put(out: &mut dyn Write, text: &str) -> Result<(), Exit> {
-    out.write_all(text.as_bytes()).map_err(|error| {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            // Whoever stops reading has seen enough.
-            return Exit::new(exit::OK, "");
-        }
-        Exit::new(exit::FAILED, format!("cannot print: {error}"))
-    })
+    out.write_all(text.as_bytes())
+        .map_err(|error| unprintable(&error))
+}
+
+fn unprintable(error: &io::Error) -> Exit {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        // Whoever stops reading has seen enough.
+        return Exit::new(exit::OK, "");
+    }
+    Exit::new(exit::FAILED, format!("cannot print: {error}"))
 }
 
 #[cfg(test)]
