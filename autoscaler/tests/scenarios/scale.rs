@@ -121,8 +121,10 @@ pub(crate) async fn zero_initial_scale(cluster: Rc<Cluster>) {
     let it = Revision::with(client, "none-at-first-00001", annotations, 0, json!({})).await;
     let _serving = it.serve();
     let _pods = it.run_pods(|_| "127.0.7.1".to_owned());
-    let idle = it.pa("idle", inactive).await;
-    assert!(is(&idle, "ScaleTargetInitialized", "True", ""));
+    it.pa("idle", |it| {
+        inactive(it) && is(it, "ScaleTargetInitialized", "True", "")
+    })
+    .await;
     it.report(cluster.replica, 1.0).await;
     it.replicas(1).await;
     it.pa("active", |it| is(it, "Ready", "True", "")).await;
