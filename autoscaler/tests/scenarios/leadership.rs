@@ -79,7 +79,7 @@ pub(crate) async fn kill_pause_and_partition(cluster: Rc<Cluster>) {
     }
     let annotations = json!({
         "autoscaling.knative.dev/target": "10", "autoscaling.knative.dev/max-scale": "2",
-        "autoscaling.knative.dev/window": "6s", "autoscaling.knative.dev/target-burst-capacity": "-1"
+        "autoscaling.knative.dev/window": "60s", "autoscaling.knative.dev/target-burst-capacity": "-1"
     });
     let it = Revision::create(&cluster.client, "led-00001", annotations).await;
     let _serving = it.serve();

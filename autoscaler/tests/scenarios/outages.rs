@@ -40,7 +40,7 @@ pub(crate) async fn of_the_api_server(cluster: Rc<Cluster>) {
     let replica = settings.start().await;
     let annotations = json!({
         "autoscaling.knative.dev/target": "10", "autoscaling.knative.dev/max-scale": "2",
-        "autoscaling.knative.dev/window": "6s", "autoscaling.knative.dev/target-burst-capacity": "-1"
+        "autoscaling.knative.dev/window": "60s", "autoscaling.knative.dev/target-burst-capacity": "-1"
     });
     let it = Revision::create(&cluster.client, "outage-00001", annotations).await;
     let _serving = it.serve();
