@@ -42,14 +42,23 @@ fn observability(protocol: &str, endpoint: &str) -> Observability {
 const NO_VARIABLES: &[(&str, &str)] = &[];
 
 fn export(observability: &Observability) -> Result<Option<Export>, ExportError> {
-    Export::new(&NO_VARIABLES, observability, "knative-serving", "activator-0")
+    Export::new(
+        &NO_VARIABLES,
+        observability,
+        "knative-serving",
+        "activator-0",
+    )
 }
 
 /// Edge case 61: with the protocol `none`, or to be scraped, nothing is pushed.
 #[test]
 fn edge_case_61_nothing_is_pushed_unless_wanted() {
     for protocol in ["none", "prometheus", ""] {
-        assert!(export(&observability(protocol, "")).expect("valid").is_none());
+        assert!(
+            export(&observability(protocol, ""))
+                .expect("valid")
+                .is_none()
+        );
     }
     assert!(export(&observability(PROTOCOL_GRPC, "no url at all")).is_err());
 }
@@ -71,7 +80,10 @@ fn everything_is_pushed() {
         let (activator, driver) = crate::new(options, received, &mut Registry::default());
         tokio::task::spawn_local(driver.run());
         let revision = Revision::new(RevisionId::new("default", "hello-00001"));
-        updates.send(Update::Revision(revision)).await.expect("taken");
+        updates
+            .send(Update::Revision(revision))
+            .await
+            .expect("taken");
         let settings = observability(PROTOCOL_HTTP_PROTOBUF, &endpoint);
         let export = export(&settings).expect("valid").expect("wanted");
         tokio::task::spawn_local(run(activator, export));
