@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn growth_is_a_ratio_of_costs_per_unit() {
         let mut curve = Curve::new("x");
-        curve.add(10.0, 1.0);
-        curve.add(100.0, 15.0);
-        assert_eq!(curve.growth_per_unit(10.0, 100.0), Some(1.5));
-        assert_eq!(curve.growth_per_unit(10.0, 1000.0), None);
+        curve.add(8.0, 1.0);
+        curve.add(64.0, 12.0);
+        assert_eq!(curve.growth_per_unit(8.0, 64.0), Some(1.5));
+        assert_eq!(curve.growth_per_unit(8.0, 1000.0), None);
         assert!(curve.plot().contains("polyline"));
     }
 }
