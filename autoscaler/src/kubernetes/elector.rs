@@ -31,14 +31,37 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
     set: Arc<BucketSet>,
-    owned: Arc<RwLock<Vec<bool>>>,
+    held: Arc<RwLock<Vec<Held>>>,
 }
 
-/// The buckets that were owned at one moment: what the driver reconciles.
+/// Whether a bucket is this replica's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    No,
+    /// As long as its Lease is not renewed: a process that was stopped for a while must not act as
+    /// the leader that it was, before it has had time to notice.
+    Until(Instant),
+    Always,
+}
+
+/// The buckets that were owned at one moment, as long as they are: what the driver reconciles.
 #[derive(Debug)]
 struct Owned {
     set: Arc<BucketSet>,
-    owned: Vec<bool>,
+    then: Vec<bool>,
+    held: Arc<RwLock<Vec<Held>>>,
+}
+
+// === impl Held ===
+
+impl Held {
+    fn is_now(self, now: Instant) -> bool {
+        match self {
+            Self::No => false,
+            Self::Until(end) => now < end,
+            Self::Always => true,
+        }
+    }
 }
 
 /// What every elector needs.
@@ -58,35 +81,51 @@ pub(super) struct Elector {
 impl Buckets {
     /// None is owned yet.
     pub(super) fn new(set: BucketSet) -> Self {
-        let owned = vec![false; set.names().len()];
+        let held = vec![Held::No; set.names().len()];
         Self {
             set: Arc::new(set),
-            owned: Arc::new(RwLock::new(owned)),
+            held: Arc::new(RwLock::new(held)),
         }
     }
 
     /// Marks one bucket as owned and no other: StatefulSet mode.
     pub(super) fn own_only(&self, position: usize) {
-        for (at, owned) in self.owned.write().iter_mut().enumerate() {
-            *owned = at == position;
+        for (at, held) in self.held.write().iter_mut().enumerate() {
+            *held = if at == position {
+                Held::Always
+            } else {
+                Held::No
+            };
         }
     }
 
     pub(super) fn ownership(&self) -> Update {
         Update::Ownership(Arc::new(Owned {
             set: Arc::clone(&self.set),
-            owned: self.owned.read().clone(),
+            then: self.held.read().iter().map(|it| *it != Held::No).collect(),
+            held: Arc::clone(&self.held),
         }))
+    }
+
+    fn set(&self, position: usize, held: Held) {
+        if let Some(entry) = self.held.write().get_mut(position) {
+            *entry = held;
+        }
     }
 }
 
 impl Ownership for Owned {
     fn owns(&self, revision: &RevisionId) -> bool {
-        if let [owned] = *self.owned {
-            return owned;
-        }
-        let bucket = self.set.owner_index(&revision.to_string());
-        self.owned.get(bucket).copied().unwrap_or_default()
+        let bucket = match self.then.len() {
+            1 => 0,
+            _ => self.set.owner_index(&revision.to_string()),
+        };
+        let was = self.then.get(bucket).is_some_and(|it| *it);
+        was && self
+            .held
+            .read()
+            .get(bucket)
+            .is_some_and(|held| held.is_now(Instant::now()))
     }
 }
 
@@ -107,14 +146,17 @@ impl Elector {
         let mut candidate = Candidate::new(self.identity.clone(), self.timing.lease_duration);
         let api = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         while !shutdown.is_cancelled() {
+            let began = Instant::now();
             // An API server that takes the request and never answers must not end the competition.
             let attempt = self.attempt(&api, &bucket, &mut candidate);
             let acquired = tokio::time::timeout(self.timing.renew_deadline, attempt).await;
             if acquired.is_ok_and(|acquired| acquired) {
                 tracing::info!(bucket, "became the leader");
-                self.change(position, true).await;
-                self.hold(&api, &bucket, &mut candidate, &shutdown).await;
-                self.change(position, false).await;
+                let lease = Held::Until(began + self.timing.lease_duration);
+                self.change(position, lease).await;
+                self.hold(&api, position, &bucket, &mut candidate, &shutdown)
+                    .await;
+                self.change(position, Held::No).await;
                 tracing::info!(bucket, "stopped leading");
                 continue;
             }
@@ -135,6 +177,7 @@ impl Elector {
     async fn hold(
         &self,
         api: &Api<Lease>,
+        position: usize,
         bucket: &str,
         candidate: &mut Candidate,
         shutdown: &CancellationToken,
@@ -146,9 +189,15 @@ impl Elector {
                 () = shutdown.cancelled() => return,
             }
             let deadline = renewed + self.timing.renew_deadline;
+            let began = Instant::now();
             let attempt = self.attempt(api, bucket, candidate);
             match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(true) => renewed = Instant::now(),
+                Ok(true) => {
+                    renewed = Instant::now();
+                    // Others count from when they see the renewal, which is not before it began.
+                    let lease = Held::Until(began + self.timing.lease_duration);
+                    self.buckets.set(position, lease);
+                }
                 Ok(false) if candidate.is_leader() && Instant::now() < deadline => {}
                 _ => return,
             }
@@ -212,10 +261,8 @@ impl Elector {
         }
     }
 
-    async fn change(&self, position: usize, owned: bool) {
-        if let Some(entry) = self.buckets.owned.write().get_mut(position) {
-            *entry = owned;
-        }
+    async fn change(&self, position: usize, held: Held) {
+        self.buckets.set(position, held);
         // Nobody listens any more once the driver has ended.
         let _ = self.updates.send(self.buckets.ownership()).await;
     }
@@ -246,5 +293,35 @@ async fn write(
             };
             api.create(&parameters, &lease).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Lease that is not renewed ends by itself, and an older view does not own what came later.
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_is_held_as_long_as_its_lease() {
+        let lease = Duration::from_secs(15);
+        let buckets = Buckets::new(BucketSet::new(["a".to_owned()]));
+        let revision = RevisionId::new("default", "hello-00001");
+        let view = |buckets: &Buckets| match buckets.ownership() {
+            Update::Ownership(ownership) => ownership,
+            other => panic!("{other:?}"),
+        };
+        let before = view(&buckets);
+        buckets.set(0, Held::Until(Instant::now() + lease));
+        let leading = view(&buckets);
+        assert!(leading.owns(&revision) && !before.owns(&revision));
+        tokio::time::advance(lease - Duration::from_millis(1)).await;
+        assert!(leading.owns(&revision));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!leading.owns(&revision));
+        buckets.set(0, Held::Until(Instant::now() + lease));
+        assert!(leading.owns(&revision));
+        buckets.own_only(0);
+        tokio::time::advance(lease).await;
+        assert!(view(&buckets).owns(&revision));
     }
 }
