@@ -291,7 +291,7 @@ impl Revision {
                         .await;
                 }
             };
-            Self::states(deployments, name, follow).await;
+            Box::pin(Self::states(deployments, name, follow)).await;
         })
     }
 

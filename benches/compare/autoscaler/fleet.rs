@@ -95,7 +95,10 @@ async fn measure(bench: &Bench<'_>, active: usize, namespaces: usize) -> anyhow:
         Instant::now(),
     );
     tokio::time::sleep(DURATION).await;
-    let (after, lasted) = (running.pods.scrapes(), start.elapsed().as_secs_f64());
+    let (after, lasted) = (
+        running.pods.scrapes(),
+        (Instant::now() - start).as_secs_f64(),
+    );
     let spent = running.process.cpu()?.since(cpu).total_us;
     let made = before
         .iter()

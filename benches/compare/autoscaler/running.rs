@@ -75,7 +75,7 @@ impl Running {
                 since = Instant::now();
             }
             let scraped = !fleet.scraped || self.pods.scrapes().iter().all(|count| *count >= 3);
-            if scraped && since.elapsed() > QUIET {
+            if scraped && Instant::now() - since > QUIET {
                 // Scale patches of the start are of no interest.
                 while self.api_server.scaled.try_recv().is_ok() {}
                 return Ok(());

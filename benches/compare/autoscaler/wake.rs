@@ -114,7 +114,7 @@ impl IdleThread {
             while !stopped.load(Ordering::Relaxed) {
                 let before = Instant::now();
                 std::thread::sleep(PERIOD);
-                let beyond = before.elapsed().saturating_sub(PERIOD).as_nanos();
+                let beyond = (Instant::now() - before).saturating_sub(PERIOD).as_nanos();
                 // Nothing is beyond a histogram of 64 bits.
                 let _ = late.record(u64::try_from(beyond).unwrap_or(u64::MAX));
             }

@@ -128,8 +128,8 @@ impl Store {
             events,
         };
         let resource = self.resources.entry(resource.to_owned()).or_default();
-        let missed = resource.log.iter().filter(|event| event.version > version);
-        if missed.fold(true, |open, event| open && watch.tell(event)) {
+        let mut missed = resource.log.iter().filter(|event| event.version > version);
+        if missed.all(|event| watch.tell(event)) {
             resource.watches.push(watch);
         }
         receiver

@@ -324,7 +324,8 @@ mod tests {
         let posted = Request::new(Full::new(&b"body"[..]));
         let upgraded = Request::builder().header("upgrade", "websocket");
         let upgraded = upgraded.body(Empty::<&[u8]>::new()).unwrap();
-        let cases: [(&str, &dyn Fn(&Edge)); 7] = [
+        type Case<'a> = (&'a str, &'a dyn Fn(&Edge));
+        let cases: [Case<'_>; 7] = [
             ("within a head", &|edge| {
                 edge.read(b"GET / HTTP/1.1\r\nX: ");
             }),
