@@ -82,6 +82,8 @@ fn environment(port: u16) -> BTreeMap<String, String> {
         ("SERVING_REVISION", "hello-00001"),
         ("SERVING_POD", "hello-00001-abc"),
         ("SERVING_POD_IP", "10.0.0.7"),
+        // A busy machine must not change what other tests see.
+        ("PILOTLIGHT_OVERLOAD_DELAY", "0"),
         ("USER_PORT", &port.to_string()),
     ]
     .into_iter()

@@ -340,7 +340,8 @@ impl Core {
             if still_believed(asked, &object.spec, now.instant)
                 && let Some(belief) = asked
             {
-                object.spec = belief.value.clone();
+                let observed = std::mem::replace(&mut object.spec, belief.value.clone());
+                belief.contradicted(observed);
                 // Its controller cannot have seen that yet.
                 object.generation += 1;
             }
@@ -377,7 +378,8 @@ impl Core {
                 if still_believed(asked, &object.metric.spec, now.instant)
                     && let Some(belief) = asked
                 {
-                    object.metric.spec = belief.value.clone();
+                    let observed = std::mem::replace(&mut object.metric.spec, belief.value.clone());
+                    belief.contradicted(observed);
                 }
                 revision.metric = Some(object);
                 self.reconcile_metric(slot, now);

@@ -24,6 +24,9 @@ pub(super) const SCRAPE_TICK: std::time::Duration = std::time::Duration::from_se
 impl Core {
     /// Reconciles one PodAutoscaler, unless it is another replica's or must be probed first.
     pub(super) fn reconcile(&mut self, slot: usize, now: Now) {
+        if let Some(again) = self.revisions[slot].face_facts(now.instant) {
+            self.queue.add_at(slot, again);
+        }
         let revision = &self.revisions[slot];
         let (Some(object), Some(settings)) = (&revision.pod_autoscaler, &revision.settings) else {
             return;

@@ -78,6 +78,8 @@ pub(super) struct StatusWrite {
 #[derive(Debug)]
 pub(super) struct Belief<T> {
     pub(super) value: T,
+    /// What the world has said to the contrary: the truth, should the belief not come true.
+    observed: Option<T>,
     until: Instant,
 }
 
@@ -128,6 +130,21 @@ pub(super) enum InlineProbe {
 // === impl Revision ===
 
 impl Revision {
+    /// Takes objects for what they are where they did not become what was asked for in time. When
+    /// that has to be looked at again.
+    pub(super) fn face_facts(&mut self, now: Instant) -> Option<Instant> {
+        if let (Some(spec), Some(sks)) = (disproved(&mut self.asked.sks, now), &mut self.sks) {
+            sks.spec = spec;
+        }
+        let metric = disproved(&mut self.asked.metric, now);
+        if let (Some(spec), Some(object)) = (metric, &mut self.metric) {
+            object.metric.spec = spec;
+        }
+        let sks = self.asked.sks.as_ref().and_then(Belief::doubted_until);
+        let metric = self.asked.metric.as_ref().and_then(Belief::doubted_until);
+        sks.into_iter().chain(metric).min()
+    }
+
     /// Whether a stat of this concurrency asks for a decision at once although none has been made
     /// yet: the revision idles at zero since before this process began, or was created there.
     ///
@@ -263,13 +280,31 @@ impl<T> Belief<T> {
     pub(super) fn new(value: T, now: Instant) -> Self {
         Self {
             value,
+            observed: None,
             until: now + BELIEF_LIMIT,
         }
+    }
+
+    /// Holds on to the belief against `observed`.
+    pub(super) fn contradicted(&mut self, observed: T) {
+        self.observed = Some(observed);
+    }
+
+    /// When the truth is due, if it has been heard.
+    fn doubted_until(&self) -> Option<Instant> {
+        self.observed.as_ref().map(|_| self.until)
     }
 
     pub(super) fn holds(&self, now: Instant) -> bool {
         now < self.until
     }
+}
+
+/// What has been the case all along if `belief` did not come true in time, in which case it is
+/// forgotten. Somebody may have changed an object just after it was written as believed.
+pub(super) fn disproved<T>(belief: &mut Option<Belief<T>>, now: Instant) -> Option<T> {
+    let overdue = belief.as_ref().is_some_and(|belief| !belief.holds(now));
+    belief.take_if(|_| overdue)?.observed
 }
 
 /// Whether `belief` is still to be held against the contrary `observed`; forgets it otherwise.

@@ -426,6 +426,31 @@ fn what_was_asked_for_is_not_asked_for_again_until_it_is_overdue() {
     assert_eq!(platform.scales(), [1, 1], "lost, and asked for again");
 }
 
+/// Somebody changes an object just as it is being written, and the world says so once.
+#[test]
+fn what_others_made_of_an_object_is_noticed_in_the_end() {
+    let mut platform = Platform::new(&[], 1);
+    platform.run_until(120, |it| it.replicas == 0);
+    platform.obedient = false;
+    platform.log.clear();
+    let asked = |it: &Platform| {
+        let spec = |action: &Action| matches!(action, Action::ServerlessService { .. });
+        it.log.iter().filter(|action| spec(action)).count()
+    };
+    platform
+        .sks
+        .as_mut()
+        .expect("there is one")
+        .spec
+        .num_activators += 7;
+    platform.tell_sks();
+    assert_eq!(asked(&platform), 1, "{:?}", platform.log);
+    platform.tell_sks();
+    assert_eq!(asked(&platform), 1, "it may be on its way");
+    platform.run_seconds(super::revision::BELIEF_LIMIT.as_secs() + 5);
+    assert_eq!(asked(&platform), 2, "{:?}", platform.log);
+}
+
 #[test]
 fn a_failed_patch_is_repeated_with_back_off_and_reported() {
     let mut platform = Platform::new(&[], 1);

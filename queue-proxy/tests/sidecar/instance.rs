@@ -78,6 +78,8 @@ pub(crate) fn environment(app: SocketAddr, changes: &[(&str, &str)]) -> BTreeMap
         ("SERVING_NAMESPACE", "default"),
         ("SERVING_POD", "hello-00001-deployment-7d4f9c-abcde"),
         ("SERVING_POD_IP", "10.1.2.3"),
+        // A busy machine must not change what other tests see.
+        ("PILOTLIGHT_OVERLOAD_DELAY", "0"),
         ("SERVING_READINESS_PROBE", ""),
         ("SERVING_REVISION", "hello-00001"),
         ("SERVING_SERVICE", "hello"),
