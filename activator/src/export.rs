@@ -1,6 +1,6 @@
 //! The metrics as a push over OTLP has them: OpenTelemetry's own names, the same values as a scrape.
 //!
-//! [`snapshot`] reads what requests and the driver keep; sending is [`serving::otlp`]'s. Upstream:
+//! `snapshot` reads what requests and the driver keep; sending is [`serving::otlp`]'s. Upstream:
 //! `pkg/activator/metrics.go` and the instruments beside it.
 
 use std::rc::Rc;

@@ -113,6 +113,13 @@ struct Child {
 
 #[derive(Debug)]
 struct ClientChild {
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        expect(
+            dead_code,
+            reason = "only an exporter asks, and there is none without Kubernetes"
+        )
+    )]
     exchanged: Exchanged,
     labels: ClientLabels,
     duration: Histogram,
