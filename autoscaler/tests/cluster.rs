@@ -23,6 +23,8 @@ mod scale;
 
 #[path = "support/api_server.rs"]
 mod api_server;
+#[path = "support/definitions.rs"]
+mod definitions;
 #[path = "support/fixtures.rs"]
 mod fixtures;
 #[path = "support/proxy.rs"]

@@ -12,8 +12,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, PostParams};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
-use serde_json::{Value, json};
 use serving::environment::{Environment as _, ProcessEnvironment};
+
+use super::definitions;
 
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
@@ -169,7 +170,7 @@ impl ApiServer {
     async fn install(&self) {
         let client = self.client();
         let api = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [pod_autoscalers(), metrics(), serverless_services()] {
+        for definition in definitions::all() {
             let definition = serde_json::from_value(definition).unwrap();
             api.create(&PostParams::default(), &definition)
                 .await
@@ -205,115 +206,4 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
         Ok(value) => value,
         Err(_) => panic!("no {what} within {PATIENCE:?}"),
     }
-}
-
-fn definition(group: &str, kind: &str, plural: &str, spec: &Value, status: &Value) -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-            "versions": [{
-                "name": "v1alpha1", "served": true, "storage": true,
-                "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "properties": {"spec": spec, "status": status}
-                }}
-            }]
-        }
-    })
-}
-
-/// The status fields that all three share.
-fn status(more: &Value, required: &[&str]) -> Value {
-    let mut properties = json!({
-        "observedGeneration": {"type": "integer", "format": "int64"},
-        "annotations": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        "conditions": {"type": "array", "items": {
-            "type": "object",
-            "required": ["type", "status"],
-            "properties": {
-                "type": {"type": "string"}, "status": {"type": "string"},
-                "reason": {"type": "string"}, "message": {"type": "string"},
-                "severity": {"type": "string"}, "lastTransitionTime": {"type": "string"}
-            }
-        }}
-    });
-    let all = properties.as_object_mut().unwrap();
-    all.extend(more.as_object().unwrap().clone());
-    json!({"type": "object", "properties": properties, "required": required})
-}
-
-fn reference() -> Value {
-    json!({"type": "object", "properties": {
-        "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "name": {"type": "string"}
-    }})
-}
-
-fn pod_autoscalers() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["protocolType", "scaleTargetRef"],
-        "properties": {
-            "containerConcurrency": {"type": "integer", "format": "int64"},
-            "protocolType": {"type": "string"},
-            "reachability": {"type": "string"},
-            "scaleTargetRef": reference()
-        }
-    });
-    let more = json!({
-        "serviceName": {"type": "string"}, "metricsServiceName": {"type": "string"},
-        "desiredScale": {"type": "integer", "format": "int32"},
-        "actualScale": {"type": "integer", "format": "int32"}
-    });
-    let status = status(&more, &["serviceName", "metricsServiceName"]);
-    definition(
-        "autoscaling.internal.knative.dev",
-        "PodAutoscaler",
-        "podautoscalers",
-        &spec,
-        &status,
-    )
-}
-
-fn metrics() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["panicWindow", "scrapeTarget", "stableWindow"],
-        "properties": {
-            "panicWindow": {"type": "integer", "format": "int64"},
-            "stableWindow": {"type": "integer", "format": "int64"},
-            "scrapeTarget": {"type": "string"}
-        }
-    });
-    let status = status(&json!({}), &[]);
-    let group = "autoscaling.internal.knative.dev";
-    definition(group, "Metric", "metrics", &spec, &status)
-}
-
-fn serverless_services() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["objectRef", "protocolType"],
-        "properties": {
-            "mode": {"type": "string"},
-            "numActivators": {"type": "integer", "format": "int32"},
-            "protocolType": {"type": "string"},
-            "objectRef": reference()
-        }
-    });
-    let more = json!({
-        "serviceName": {"type": "string"}, "privateServiceName": {"type": "string"}
-    });
-    definition(
-        "networking.internal.knative.dev",
-        "ServerlessService",
-        "serverlessservices",
-        &spec,
-        &status(&more, &[]),
-    )
 }
