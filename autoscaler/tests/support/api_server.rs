@@ -19,6 +19,17 @@ use super::definitions;
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
+/// Of the service account that the manifests give the autoscaler.
+const ACCOUNT_TOKEN: &str = "account-token";
+pub(crate) const ACCOUNT: &str = "system:serviceaccount:knative-serving:pilotlight-autoscaler";
+/// Every request of that account is written down once, when it was answered.
+const AUDIT_POLICY: &str = r#"{
+  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [
+    {"level": "Metadata", "users": ["system:serviceaccount:knative-serving:pilotlight-autoscaler"]},
+    {"level": "None"}
+  ]
+}"#;
 /// Whatever a scenario waits for must have happened by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -77,12 +88,21 @@ impl Drop for Guarded {
     }
 }
 
-/// A client of the API server behind `address`, which may be a proxy's.
+/// A client of the API server behind `address`, which may be a proxy's. It may do everything.
 pub(crate) fn client(address: SocketAddr) -> Client {
+    with_token(address, TOKEN)
+}
+
+/// A client with the autoscaler's own rights.
+pub(crate) fn account_client(address: SocketAddr) -> Client {
+    with_token(address, ACCOUNT_TOKEN)
+}
+
+fn with_token(address: SocketAddr, token: &str) -> Client {
     let mut config = Config::new(format!("https://{address}").parse().unwrap());
     config.accept_invalid_certs = true;
     config.auth_info = AuthInfo {
-        token: Some(TOKEN.to_owned().into()),
+        token: Some(token.to_owned().into()),
         ..AuthInfo::default()
     };
     Client::try_from(config).unwrap()
@@ -95,8 +115,11 @@ impl ApiServer {
         let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        let tokens = format!("{TOKEN},admin,admin,system:masters\n");
+        let tokens = format!(
+            "{TOKEN},admin,admin,system:masters\n{ACCOUNT_TOKEN},{ACCOUNT},account\n"
+        );
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
+        std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
         let (etcd_port, peer_port) = (port(), port());
         let etcd = [
             format!("--data-dir={}", folder.join("etcd").display()),
@@ -129,6 +152,8 @@ impl ApiServer {
             format!("--cert-dir={}", path("certificates")),
             format!("--token-auth-file={}", path("tokens.csv")),
             "--authorization-mode=RBAC".to_owned(),
+            format!("--audit-policy-file={}", path("audit.json")),
+            format!("--audit-log-path={}", path("audit.log")),
             "--service-account-issuer=https://localhost/".to_owned(),
             format!("--service-account-key-file={}", path("sa.key")),
             format!("--service-account-signing-key-file={}", path("sa.key")),
@@ -150,6 +175,14 @@ impl ApiServer {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What the autoscaler's account has asked so far, as audit events.
+    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(self.folder.join("audit.log")).unwrap();
+        let lines = log.lines().map(serde_json::from_str);
+        // The last line may still be in the making.
+        lines.map_while(Result::ok).collect()
     }
 
     /// A new client.
