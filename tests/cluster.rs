@@ -28,6 +28,8 @@ mod api;
 mod control_plane;
 #[path = "cluster/gateway.rs"]
 mod gateway;
+#[path = "cluster/internal_tls.rs"]
+mod internal_tls;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/revision.rs"]
@@ -88,8 +90,9 @@ const SIDE_BY_SIDE: [Scenario; 9] = scenarios![
 ];
 
 /// Run one after the other, as they change what all share.
-const ALONE: [Scenario; 4] = scenarios![
+const ALONE: [Scenario; 5] = scenarios![
     control_plane::configuration_applies_live,
+    internal_tls::names_and_rotation,
     control_plane::a_killed_leader_is_followed,
     control_plane::nothing_was_forbidden,
     control_plane::rollback_leaves_nothing,

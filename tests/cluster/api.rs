@@ -28,6 +28,7 @@ pub(crate) const PODS: Kind = core("pods");
 pub(crate) const SERVICES: Kind = core("services");
 pub(crate) const ENDPOINTS: Kind = core("endpoints");
 pub(crate) const CONFIG_MAPS: Kind = core("configmaps");
+pub(crate) const SECRETS: Kind = core("secrets");
 pub(crate) const SERVICE_ACCOUNTS: Kind = core("serviceaccounts");
 pub(crate) const DEPLOYMENTS: Kind = Kind::new("apis/apps/v1", "deployments");
 pub(crate) const LEASES: Kind = Kind::new("apis/coordination.k8s.io/v1", "leases");

@@ -39,6 +39,8 @@ pub(crate) struct Spec {
     pub(crate) grace_seconds: u32,
     /// Variables of the app.
     pub(crate) app: Value,
+    /// The Secret with the certificate of its queue-proxies.
+    pub(crate) certificates: Option<&'static str>,
     /// Annotations of the PodAutoscaler; without any there is none, and nobody scales.
     pub(crate) scaled: Option<Value>,
 }
@@ -50,6 +52,7 @@ impl Default for Spec {
             container_concurrency: 0,
             grace_seconds: 300,
             app: json!([]),
+            certificates: None,
             scaled: None,
         }
     }
@@ -100,6 +103,7 @@ impl Revision {
 
     fn labels(&self) -> Value {
         json!({
+            LABEL: "revision",
             "app": self.name,
             "serving.knative.dev/configuration": "hello",
             "serving.knative.dev/revision": self.name,
@@ -133,6 +137,7 @@ impl Revision {
     }
 
     fn deployment(&self, spec: &Spec) -> Value {
+        let secret = |name| json!([{"name": "server-certs", "secret": {"secretName": name}}]);
         json!({
             "metadata": {"name": self.deployment_name(), "labels": self.labels()},
             "spec": {
@@ -143,6 +148,7 @@ impl Revision {
                     "spec": {
                         "enableServiceLinks": false,
                         "terminationGracePeriodSeconds": spec.grace_seconds,
+                        "volumes": spec.certificates.map(secret),
                         "containers": [self.app(spec), self.queue_proxy(spec)]
                     }
                 }
@@ -215,6 +221,9 @@ impl Revision {
             ("OBSERVABILITY_CONFIG", observability.to_string()),
         ];
         variables.extend(settings.map(|(name, value)| json!({"name": name, "value": value})));
+        let certificates = json!([
+            {"name": "server-certs", "mountPath": "/var/lib/knative/certs", "readOnly": true}
+        ]);
         json!({
             "name": "queue-proxy",
             "image": self.cluster.settings.image("queue-proxy", TAG),
@@ -233,6 +242,7 @@ impl Revision {
                 }
             },
             "resources": {"requests": {"cpu": "5m"}},
+            "volumeMounts": spec.certificates.map(|_| certificates),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
@@ -253,6 +263,7 @@ impl Revision {
                 "selector": {"app": self.name},
                 "ports": [
                     {"name": "http", "port": 80, "targetPort": QUEUE_PORT},
+                    {"name": "https", "port": 443, "targetPort": 8112},
                     {"name": "http-autometric", "port": 9090, "targetPort": "http-autometric"},
                     {"name": "http-usermetric", "port": 9091, "targetPort": "http-usermetric"},
                     {"name": "http-queueadm", "port": 8022, "targetPort": 8022}

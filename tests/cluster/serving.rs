@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::api::{
-    Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, PODS,
-    SERVICE_ACCOUNTS, SERVICES, eventually,
+    Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, PODS, REVISIONS,
+    SECRETS, SERVICE_ACCOUNTS, SERVICES, eventually,
 };
 use super::definitions;
 use super::settings::{FIRST, TAG, deploy};
@@ -89,6 +89,7 @@ pub(crate) async fn prepare(cluster: &Cluster) {
 /// Removes whatever a run brings, also one that was killed.
 pub(crate) async fn clean_up(cluster: &Cluster) {
     let api = &cluster.api;
+    forget(api, "default").await;
     let ours = api.list(NAMESPACES, "", LABEL).await;
     let names: Vec<_> = ours
         .iter()
@@ -113,6 +114,16 @@ pub(crate) async fn clean_up(cluster: &Cluster) {
     for binding in api.list(CLUSTER_ROLE_BINDINGS, "", LABEL).await {
         let name = binding["metadata"]["name"].as_str().unwrap();
         api.delete(CLUSTER_ROLE_BINDINGS, "", name, None).await;
+    }
+}
+
+/// Removes what scenarios made in a namespace that is not theirs.
+pub(crate) async fn forget(api: &Api, namespace: &str) {
+    for kind in [REVISIONS, DEPLOYMENTS, SERVICES, SECRETS, PODS] {
+        for object in api.list(kind, namespace, LABEL).await {
+            api.delete(kind, namespace, &name_of(&object), Some(0))
+                .await;
+        }
     }
 }
 

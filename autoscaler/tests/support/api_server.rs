@@ -115,9 +115,8 @@ impl ApiServer {
         let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        let tokens = format!(
-            "{TOKEN},admin,admin,system:masters\n{ACCOUNT_TOKEN},{ACCOUNT},account\n"
-        );
+        let tokens =
+            format!("{TOKEN},admin,admin,system:masters\n{ACCOUNT_TOKEN},{ACCOUNT},account\n");
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
         std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
         let (etcd_port, peer_port) = (port(), port());
