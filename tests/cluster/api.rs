@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use kube::Client;
 use kube::client::Body;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
 /// Whatever a scenario waits for must have happened by then.
@@ -87,8 +87,10 @@ impl Kind {
 impl Api {
     /// As `KUBECONFIG` says.
     pub(crate) async fn connect() -> Self {
-        let client = Client::try_default().await;
-        Self(client.expect("KUBECONFIG is usable"))
+        let mut config = Config::infer().await.expect("KUBECONFIG is usable");
+        // What pods answer is asked for, also when it is 503.
+        config.default_retry = false;
+        Self(Client::try_from(config).expect("KUBECONFIG is usable"))
     }
 
     async fn call(
