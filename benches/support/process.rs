@@ -107,6 +107,26 @@ impl Process {
         }
     }
 
+    /// Asks the process to end and waits until it has.
+    ///
+    /// # Errors
+    /// When it is still there after `patience`, or did not end well.
+    pub async fn terminate(mut self, patience: Duration) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("{} ended with {status}", self.name),
+                None if Instant::now() > deadline => {
+                    bail!("{} goes on {patience:?} after SIGTERM", self.name)
+                }
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     /// CPU time so far.
     ///
     /// # Errors
