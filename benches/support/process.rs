@@ -286,6 +286,23 @@ pub fn build(package: &str, bin: &str, profile: &str) -> anyhow::Result<PathBuf>
         .with_context(|| format!("cargo does not name the executable {bin}"))
 }
 
+/// Builds `program` as it is shipped, with `deploy/images`, and returns its path.
+///
+/// # Errors
+/// When the script fails; it says why.
+pub fn build_as_shipped(program: &str) -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let status = Command::new(root.join("deploy/images"))
+        .args(["--binaries-only", "--only", program])
+        .stdout(Stdio::null())
+        .status()
+        .context("deploy/images cannot be run")?;
+    if !status.success() {
+        bail!("{program} does not build as it is shipped");
+    }
+    Ok(root.join("target/images").join(program))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

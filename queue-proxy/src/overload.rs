@@ -3,9 +3,10 @@
 //! Under a CPU quota the kernel stops the whole process, for most of each 100 ms once the quota is
 //! used up. Work then waits in front of the event loop, and without a bound all of it becomes too
 //! late at once (knative/serving#10085). What waits there is measured as it happens to everyone: a
-//! timer's task queues up behind the requests, and how late it runs is how late they run; of that
-//! counts the share of the time in which this thread was not let run, and where it is not a quota
-//! that stops the process, a tenth of it. The decision is [`Share`]'s, a pure controller; this file only feeds it.
+//! timer's task queues up behind the requests, and how late it runs is how late they run. Of that
+//! counts the share of the time in which this thread was not let run, and a tenth of it where no
+//! quota stops the process ([`Throttle`]). The decision is [`Share`]'s, a pure controller; this file
+//! only feeds it.
 //!
 //! Without requests nothing is measured and nothing wakes the process.
 
@@ -87,6 +88,12 @@ impl Overload {
             self.refused.set(self.refused.get() + 1);
         }
         refused
+    }
+
+    /// Whether there is too little CPU for what is asked.
+    pub(crate) fn is_refusing(&self) -> bool {
+        let share = self.share.as_ref();
+        share.is_some_and(|share| share.borrow().is_refusing())
     }
 
     /// Looks at the delay for as long as there are requests; never ends. `count` is told how many

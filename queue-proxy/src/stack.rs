@@ -140,7 +140,9 @@ impl Stack {
             let text = format!("unexpected probe header value: {value}");
             return error_response(StatusCode::BAD_REQUEST, &text, None);
         }
-        if self.readiness.ready().await {
+        // While requests are refused, a round takes longer than kubelet waits for it.
+        let is_known = self.overload.is_refusing() && self.readiness.was_ready(Instant::now());
+        if is_known || self.readiness.ready().await {
             text_response(StatusCode::OK, knative::QUEUE_NAME, None)
         } else {
             // The activator takes another status for a mesh that refuses it.

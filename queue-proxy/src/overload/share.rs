@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Added to the share per second and per limit by which the delay exceeds the limit.
-const GAIN: f64 = 1.0;
+const GAIN: f64 = 4.0;
 
 /// Added to the share per limit by which the delay has grown since the last look.
-const DAMPING: f64 = 0.25;
+const DAMPING: f64 = 0.5;
 
 /// What is left of the share at each look that finds less than half of the limit.
 const RECOVERY: f64 = 0.7;

@@ -54,7 +54,7 @@ impl Throttle {
         let mounts = self.root.join("sys/fs/cgroup");
         groups
             .lines()
-            .filter_map(|line| line.splitn(3, ':').nth(1).zip(line.splitn(3, ':').nth(2)))
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'))
             .filter(|(controllers, _)| {
                 // The second version has one hierarchy, without a name.
                 controllers.is_empty() || controllers.split(',').any(|it| it == "cpu")
