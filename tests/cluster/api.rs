@@ -11,8 +11,9 @@ use kube::client::Body;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-/// Whatever a scenario waits for must have happened by then.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Whatever a scenario waits for must have happened by then: on a crowded machine pods that come side
+/// by side take minutes to start.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at an object. Short, as the parts of a cold start are measured with it.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -257,7 +258,7 @@ impl Drop for Unwinding<'_> {
     }
 }
 
-/// Waits, at most three minutes, until `condition` gives something.
+/// Waits, at most five minutes, until `condition` gives something.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let attempts = async {
         loop {
