@@ -37,7 +37,7 @@ manifests:
 # The tests in the cluster that KUBECONFIG names; `import` brings an image there: COMMAND IMAGE PROGRAM.
 cluster import *texts:
     deploy/images --binaries-only --sample-app --profile dev
-    PILOTLIGHT_TEST_IMPORT={{quote(import)}} cargo test -p tests --test cluster --locked -- {{texts}}
+    PILOTLIGHT_TEST_IMPORT={{quote(import)}} cargo test -p tests --test in_cluster --locked -- {{texts}}
 
 # Licences, advisories, bans; needs cargo-deny.
 deny:

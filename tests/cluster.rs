@@ -1,7 +1,7 @@
 //! The three programs in a real cluster: laid over what an installed Knative Serving consists of by
 //! `deploy/install`, under their own service accounts, around real pods, and taken out again.
 //!
-//! `cargo test -p tests --test cluster [-- TEXT...]` runs the scenarios whose names contain one of
+//! `cargo test -p tests --test in_cluster [-- TEXT...]` runs the scenarios whose names contain one of
 //! the texts in the cluster that `KUBECONFIG` names. It needs `kubectl`, and a cluster in which no
 //! Knative Serving runs: its Go parts that we need around ours (the controllers of Revisions and of
 //! ServerlessServices) are played here, reduced to what our parts see of them.

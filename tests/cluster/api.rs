@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use kube::Client;
 use kube::client::Body;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
-/// Whatever a scenario waits for must have happened by then.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Whatever a scenario waits for must have happened by then: on a crowded machine pods that come side
+/// by side take minutes to start.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at an object. Short, as the parts of a cold start are measured with it.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -87,8 +88,10 @@ impl Kind {
 impl Api {
     /// As `KUBECONFIG` says.
     pub(crate) async fn connect() -> Self {
-        let client = Client::try_default().await;
-        Self(client.expect("KUBECONFIG is usable"))
+        let mut config = Config::infer().await.expect("KUBECONFIG is usable");
+        // What pods answer is asked for, also when it is 503.
+        config.default_retry = false;
+        Self(Client::try_from(config).expect("KUBECONFIG is usable"))
     }
 
     async fn call(
@@ -255,7 +258,7 @@ impl Drop for Unwinding<'_> {
     }
 }
 
-/// Waits, at most three minutes, until `condition` gives something.
+/// Waits, at most five minutes, until `condition` gives something.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let attempts = async {
         loop {

@@ -19,7 +19,7 @@ const KUBELET: Duration = Duration::from_secs(60);
 
 /// Readiness is the app's: not ready while it does not listen, ready then, and after its end again.
 pub(crate) async fn readiness_follows_the_app(cluster: Rc<Cluster>) {
-    let slow = json!([{"name": "SAMPLE_START_DELAY", "value": "4s"}]);
+    let slow = json!([{"name": "SAMPLE_START_DELAY", "value": "15s"}]);
     let spec = Spec {
         app: slow,
         ..Spec::default()
@@ -83,7 +83,9 @@ pub(crate) async fn a_drain_loses_nothing(cluster: Rc<Cluster>) {
     let deleted = Instant::now();
     // The probe says so at once.
     eventually("a failing probe", async || {
-        let probe = Request::get("/").header("k-network-probe", "queue");
+        let probe = Request::get("/")
+            .header("user-agent", "kube-probe/1.35")
+            .header("k-network-probe", "queue");
         let answer = cluster.api.ask(&namespace, &pod, QUEUE_PORT, probe).await;
         answer.ok().filter(|it| it.status != StatusCode::OK)
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Cluster;
 use super::api::{DEPLOYMENTS, POD_AUTOSCALERS, PODS, eventually};
@@ -158,7 +159,7 @@ pub(crate) async fn up_and_down(cluster: Rc<Cluster>) {
     let clients: Vec<_> = (0..6)
         .map(|_| {
             let (revision, going) = (Rc::clone(&revision), Rc::clone(&going));
-            tokio::task::spawn_local(async move {
+            AbortOnDropHandle::new(tokio::task::spawn_local(async move {
                 let mut answers = 0;
                 while going.get() {
                     let answer = revision.ask_activator("/?sleep=500ms").await.unwrap();
@@ -166,7 +167,7 @@ pub(crate) async fn up_and_down(cluster: Rc<Cluster>) {
                     answers += 1;
                 }
                 answers
-            })
+            }))
         })
         .collect();
     // Six at a time for a target of 1.4 are more than three pods' worth.
