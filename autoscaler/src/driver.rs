@@ -91,6 +91,9 @@ pub struct Autoscaler {
     probes: JoinSet<Probed>,
 }
 
+/// What became of a round.
+type Finished = Result<(Key, Report), tokio::task::JoinError>;
+
 /// A probe has ended.
 #[derive(Debug)]
 enum Probed {
@@ -318,15 +321,22 @@ impl Autoscaler {
         }
     }
 
-    fn take_rounds(&mut self, first: Result<(Key, Report), tokio::task::JoinError>, now: Now) {
-        let mut next = Some(first);
-        for _ in 0..MAX_PER_TURN {
-            match next {
-                Some(Ok((key, report))) => self.core.scraped(key, report, now),
-                Some(Err(error)) => tracing::error!(%error, "a round of scraping panicked"),
-                None => break,
-            }
-            next = self.rounds.try_join_next();
+    fn take_rounds(&mut self, first: Finished, now: Now) {
+        self.take_round(first, now);
+        for _ in 1..MAX_PER_TURN {
+            // Whatever is taken from the set here is used here: a round that got lost would leave
+            // its revision waiting for it, and unscraped, for ever.
+            let Some(round) = self.rounds.try_join_next() else {
+                break;
+            };
+            self.take_round(round, now);
+        }
+    }
+
+    fn take_round(&mut self, round: Finished, now: Now) {
+        match round {
+            Ok((key, report)) => self.core.scraped(key, report, now),
+            Err(error) => tracing::error!(%error, "a round of scraping panicked"),
         }
     }
 }
@@ -336,7 +346,7 @@ enum Event {
     Frame(Bytes),
     /// `None`: the platform has gone.
     Update(Option<Update>),
-    Round(Result<(Key, Report), tokio::task::JoinError>),
+    Round(Finished),
     Probe(Result<Probed, tokio::task::JoinError>),
     Handover(Bytes),
     Query(Query),

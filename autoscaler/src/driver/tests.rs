@@ -26,6 +26,7 @@ use crate::world::{
 };
 
 mod latency;
+mod rounds;
 
 /// A platform for one revision, and the clock.
 struct Platform {
