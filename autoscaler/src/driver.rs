@@ -66,6 +66,7 @@ pub struct Handle {
     frames: mpsc::Sender<Bytes>,
     handovers: mpsc::Sender<Bytes>,
     queries: mpsc::Sender<Query>,
+    metrics: Metrics,
 }
 
 /// A question to a running driver.
@@ -79,6 +80,7 @@ enum Query {
 #[derive(Debug)]
 pub struct Autoscaler {
     core: Core,
+    metrics: Metrics,
     clock: AnchoredClock,
     world: World,
     frames: mpsc::Receiver<Bytes>,
@@ -139,6 +141,11 @@ impl Handle {
         answered.await.ok()
     }
 
+    /// What the driver measures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Where [`stat_server::serve`](crate::stat_server::serve) puts what other replicas hand over.
     pub fn handovers(&self) -> mpsc::Sender<Bytes> {
         self.handovers.clone()
@@ -165,7 +172,8 @@ impl Autoscaler {
         let (queries, queries_receiver) = mpsc::channel(QUERIES_CAPACITY);
         let metrics = Metrics::register(registry);
         let driver = Self {
-            core: Core::new(options.scrape, options.probe_targets, metrics),
+            core: Core::new(options.scrape, options.probe_targets, metrics.clone()),
+            metrics: metrics.clone(),
             clock: AnchoredClock::new(),
             world,
             frames: frames_receiver,
@@ -180,6 +188,7 @@ impl Autoscaler {
             frames,
             handovers,
             queries,
+            metrics,
         };
         (driver, handle)
     }
@@ -193,7 +202,7 @@ impl Autoscaler {
         while running {
             let now = self.now();
             let more = self.core.tick(now);
-            self.core.work(now);
+            self.work(now);
             self.start_tasks();
             self.send_batches();
             let hurry = more || self.core.has_work();
@@ -216,6 +225,19 @@ impl Autoscaler {
             instant,
             unix: self.clock.unix(instant),
         }
+    }
+
+    /// Reconciles what waits, and takes the time of it.
+    fn work(&mut self, now: Now) {
+        let count = self.core.work(now);
+        if count > 0 {
+            let spent = Instant::now() - now.instant;
+            self.metrics
+                .queues()
+                .pod_autoscalers
+                .processed(count, spent);
+        }
+        self.core.count_queued();
     }
 
     /// Hands over as many batches as there is room for.

@@ -4,7 +4,8 @@
 //! of the texts, against one pair of etcd and kube-apiserver from the folder that
 //! `KUBEBUILDER_ASSETS` names (`setup-envtest use -p path` prints one). Scenarios of revisions run
 //! side by side, each in a namespace of its own; those that stop the API server or replicas come one
-//! after the other. Without the variable one line says what was left out.
+//! after the other. Replicas have exactly the rights of `deploy/autoscaler-rbac.yaml`; one that they
+//! lack, or after a whole run one that none has used, is a failure. Without the variable one line says what was left out.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,6 +30,8 @@ mod fixtures;
 mod proxy;
 #[path = "support/replica.rs"]
 mod replica;
+#[path = "support/rights.rs"]
+mod rights;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
 
 /// Runs the scenarios; returns how many failed.
 async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
+    let whole = side_by_side.len() + alone.len() == SIDE_BY_SIDE.len() + ALONE.len();
     let Some(server) = ApiServer::start().await else {
         println!(
             "left out: {} scenarios against a real API server; to run them set KUBEBUILDER_ASSETS \
@@ -134,6 +138,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     };
     let client = server.client();
     fixtures::prepare(&client).await;
+    rights::grant(&client).await;
     let activator = Activator::start().await;
     let stats = Stats::start().await;
     let settings = Settings {
@@ -168,7 +173,13 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     for scenario in without {
         failed += begin(scenario, &cluster).end().await;
     }
-    failed
+    // What failed may have been what needed a right.
+    let problems = rights::check(&cluster.server, whole && failed == 0);
+    match problems.is_empty() {
+        true => println!("ok      rights"),
+        false => println!("FAILED  rights\n        {}", problems.join("\n        ")),
+    }
+    failed + usize::from(!problems.is_empty())
 }
 
 struct Begun {

@@ -111,6 +111,7 @@ impl Core {
 
     /// Takes in something that happened.
     pub(crate) fn update(&mut self, update: Update, now: Now) {
+        self.queue.at(now.instant);
         match update {
             Update::Config(config) => self.configure(config),
             Update::Ownership(ownership) => self.change_ownership(ownership, now),
@@ -124,17 +125,28 @@ impl Core {
         }
     }
 
-    /// Reconciles what waits, while there is room for its actions.
-    pub(crate) fn work(&mut self, now: Now) {
+    /// Reconciles what waits, while there is room for its actions. Returns how many.
+    pub(crate) fn work(&mut self, now: Now) -> u32 {
+        let mut count = 0;
         self.queue.promote(now.instant);
         while self.outbox.len() < MAX_OUTBOX {
-            let Some(slot) = self.queue.pop() else {
+            let Some((slot, waited)) = self.queue.pop() else {
                 break;
             };
+            count += 1;
+            self.metrics.queues().pod_autoscalers.waited(waited);
             if self.revisions.contains(slot) {
                 self.reconcile(slot, now);
             }
         }
+        count
+    }
+
+    /// Lets a scrape see how many wait.
+    pub(crate) fn count_queued(&self) {
+        let counts = self.queue.counts();
+        let queue = &self.metrics.queues().pod_autoscalers;
+        queue.counted(self.queue.len(), counts.adds, counts.retries);
     }
 
     /// When something is due that no update brings.

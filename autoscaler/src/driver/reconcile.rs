@@ -282,6 +282,7 @@ impl Core {
         if !self.ownership.owns(&revision.id) {
             return;
         }
+        self.metrics.queues().metrics.passed();
         let spec = object.metric.spec.clone();
         let collection_spec = CollectionSpec {
             stable_window_ns: spec.stable_window_ns,

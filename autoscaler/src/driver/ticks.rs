@@ -21,6 +21,7 @@ const MAX_DUE: usize = 256;
 impl Core {
     /// Serves deadlines, a bounded number at a time; returns whether more are due.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
+        self.queue.at(now.instant);
         self.handed_over.expire(now.instant);
         for _ in 0..MAX_DUE {
             let Some((due, event)) = self.timers.pop_due(now.instant) else {
@@ -56,6 +57,7 @@ impl Core {
 
     /// Records a frame of stats, and decides at once for revisions that it wakes.
     pub(crate) fn record_frame(&mut self, frame: &[u8], now: Now) -> Result<usize, Malformed> {
+        self.queue.at(now.instant);
         let mut messages = Vec::with_capacity(frame.len() / 64);
         stat_frame::decode(frame, &mut messages)?;
         let mut found: Vec<(usize, &Message<'_>)> = Vec::with_capacity(messages.len());
@@ -172,6 +174,7 @@ impl Core {
 
     /// Takes in what a round found out.
     pub(crate) fn scraped(&mut self, key: Key, report: Report, now: Now) {
+        self.queue.at(now.instant);
         let Some(revision) = self.get(key) else {
             return;
         };

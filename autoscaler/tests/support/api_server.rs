@@ -18,6 +18,15 @@ use serving::environment::{Environment as _, ProcessEnvironment};
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
+/// Of the user that replicas are: the ServiceAccount of the deployment.
+const REPLICA_TOKEN: &str = "replica-token";
+/// What that user is called.
+pub(crate) const REPLICA: &str = "system:serviceaccount:knative-serving:autoscaler";
+/// Every request of replicas, and what the authorizer said.
+const AUDIT_POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[
+  {"level":"Metadata","users":["system:serviceaccount:knative-serving:autoscaler"],
+   "omitStages":["RequestReceived"]},
+  {"level":"None"}]}"#;
 /// Whatever a scenario waits for must have happened by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -76,12 +85,21 @@ impl Drop for Guarded {
     }
 }
 
-/// A client of the API server behind `address`, which may be a proxy's.
+/// A client of the API server behind `address`, which may be a proxy's, that may do everything.
 pub(crate) fn client(address: SocketAddr) -> Client {
+    client_with(address, TOKEN)
+}
+
+/// The same with the rights of a replica.
+pub(crate) fn replica_client(address: SocketAddr) -> Client {
+    client_with(address, REPLICA_TOKEN)
+}
+
+fn client_with(address: SocketAddr, token: &str) -> Client {
     let mut config = Config::new(format!("https://{address}").parse().unwrap());
     config.accept_invalid_certs = true;
     config.auth_info = AuthInfo {
-        token: Some(TOKEN.to_owned().into()),
+        token: Some(token.to_owned().into()),
         ..AuthInfo::default()
     };
     Client::try_from(config).unwrap()
@@ -94,7 +112,9 @@ impl ApiServer {
         let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        let tokens = format!("{TOKEN},admin,admin,system:masters\n");
+        let tokens =
+            format!("{TOKEN},admin,admin,system:masters\n{REPLICA_TOKEN},{REPLICA},replica\n");
+        std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
         let (etcd_port, peer_port) = (port(), port());
         let etcd = [
@@ -132,6 +152,10 @@ impl ApiServer {
             format!("--service-account-key-file={}", path("sa.key")),
             format!("--service-account-signing-key-file={}", path("sa.key")),
             "--disable-admission-plugins=ServiceAccount".to_owned(),
+            // Who may block a deletion is checked.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
+            format!("--audit-policy-file={}", path("audit.json")),
+            format!("--audit-log-path={}", path("audit.log")),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
         ];
         let program = self.assets.join("kube-apiserver");
@@ -139,6 +163,15 @@ impl ApiServer {
         let started = Guarded::start(&program, &arguments, &log, None);
         *self.api_server.borrow_mut() = Some(started);
         self.ready().await;
+    }
+
+    /// What replicas asked for so far, an event of the audit log each.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.join("audit.log")).unwrap();
+        // The last line of a server that was killed may be cut off.
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     /// Kills kube-apiserver; etcd stays.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use autoscaler::kubernetes::config::Config;
 use autoscaler::kubernetes::{self, Listeners, Reach, Surroundings, config_maps};
+use autoscaler::metrics::requests::ApiRequests;
 use autoscaler::world::ProbeTarget;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -77,7 +78,7 @@ impl Settings {
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(self, listeners: Listeners, shutdown: CancellationToken) {
-        let client = api_server::client(self.api_server);
+        let client = api_server::replica_client(self.api_server);
         let ip = self.pod_ip.to_string();
         let environment = HashMap::from(
             [
@@ -105,6 +106,8 @@ impl Settings {
             listeners,
             reach,
             log_level: None,
+            requests: ApiRequests::new(),
+            push: None,
         };
         kubernetes::run(config, configuration, client, surroundings, shutdown)
             .await
