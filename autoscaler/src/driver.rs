@@ -229,9 +229,10 @@ impl Autoscaler {
 
     /// Reconciles what waits, and takes the time of it.
     fn work(&mut self, now: Now) {
+        let began = Instant::now();
         let count = self.core.work(now);
         if count > 0 {
-            let spent = Instant::now() - now.instant;
+            let spent = Instant::now() - began;
             self.metrics
                 .queues()
                 .pod_autoscalers

@@ -19,8 +19,30 @@ const CASES: usize = 4000;
 
 /// Values that some key may take, and some that none does.
 const VALUES: [&str; 24] = [
-    "", "0", "1", "-1", "2", "0.01", "0.001", "70", "100", "1000.5", "1e308", "-0", "nan", "inf",
-    "0x1p-2", "10s", "6s", "1h", "1.5s", "9999h", "true", "false", "rps", "concurrency",
+    "",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "0.01",
+    "0.001",
+    "70",
+    "100",
+    "1000.5",
+    "1e308",
+    "-0",
+    "nan",
+    "inf",
+    "0x1p-2",
+    "10s",
+    "6s",
+    "1h",
+    "1.5s",
+    "9999h",
+    "true",
+    "false",
+    "rps",
+    "concurrency",
 ];
 
 const CONFIG_KEYS: [&str; 22] = [

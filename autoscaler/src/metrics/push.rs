@@ -208,3 +208,147 @@ fn metric(
         series,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use serving::config::Observability;
+    use serving::otlp::{Identity, MetricPush};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::metrics::requests::RequestLabels;
+    use crate::pods::PodCounts;
+    use crate::spec::ScalingMetric;
+
+    fn measured() -> (Metrics, ApiRequests) {
+        let metrics = Metrics::register(&mut Registry::default());
+        let labels = RevisionLabels {
+            k8s_namespace_name: "default".to_owned(),
+            kn_service_name: "hello".to_owned(),
+            kn_configuration_name: "hello".to_owned(),
+            kn_revision_name: "hello-00001".to_owned(),
+        };
+        let gauges = metrics.revision(labels, ScalingMetric::Rps);
+        gauges.start(false);
+        gauges.reconciled(3, PodCounts::default());
+        gauges.scraped(Duration::from_millis(7));
+        metrics.queues().metrics.passed();
+        let requests = ApiRequests::new();
+        let labels = RequestLabels {
+            http_request_method: "PUT".to_owned(),
+            server_address: "10.0.0.1".to_owned(),
+            server_port: 443,
+            url_scheme: "https".to_owned(),
+            url_template: "/api/v1/pods".to_owned(),
+        };
+        requests.observe(labels, Some(409), Duration::from_millis(7));
+        (metrics, requests)
+    }
+
+    /// Name, unit and number of series of everything that has any.
+    fn summary(snapshot: &[ScopeSnapshot]) -> Vec<(&'static str, &'static str, &'static str)> {
+        let kind = |series: &Series| match series {
+            Series::Histogram(points) if !points.is_empty() => Some("histogram"),
+            Series::Gauge(points) if !points.is_empty() => Some("gauge"),
+            Series::FloatGauge(points) if !points.is_empty() => Some("float gauge"),
+            Series::Sum {
+                points,
+                is_monotonic,
+            } if !points.is_empty() => Some(if *is_monotonic { "counter" } else { "sum" }),
+            _ => None,
+        };
+        snapshot
+            .iter()
+            .flat_map(|scope| &scope.metrics)
+            .filter_map(|metric| {
+                let Instrument { name, unit, .. } = metric.instrument;
+                Some((name, unit, kind(&metric.series)?))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn instruments_are_those_of_the_reference() {
+        let (metrics, requests) = measured();
+        let expected = [
+            ("kn.revision.pods.desired", "{item}", "gauge"),
+            (
+                "kn.revision.capacity.excess",
+                "{concurrency}",
+                "float gauge",
+            ),
+            ("kn.revision.panic.mode", "", "gauge"),
+            ("kn.revision.rps.stable", "{request}/s", "float gauge"),
+            ("kn.revision.rps.panic", "{request}/s", "float gauge"),
+            ("kn.revision.rps.target", "{request}/s", "float gauge"),
+            ("kn.revision.pods.requested", "{pod}", "gauge"),
+            ("kn.revision.pods.count", "{pod}", "gauge"),
+            ("kn.revision.pods.not_ready.count", "{pod}", "gauge"),
+            ("kn.revision.pods.pending.count", "{pod}", "gauge"),
+            ("kn.revision.pods.terminating.count", "{pod}", "gauge"),
+            ("kn.autoscaler.scrape.duration", "s", "histogram"),
+            ("kn.workqueue.depth", "{item}", "sum"),
+            ("kn.workqueue.adds", "{item}", "counter"),
+            ("kn.workqueue.queue.duration", "s", "histogram"),
+            ("kn.workqueue.process.duration", "s", "histogram"),
+            ("kn.workqueue.unfinished_work", "s", "float gauge"),
+            ("kn.workqueue.longest_running_processor", "s", "float gauge"),
+            ("kn.workqueue.retries", "{item}", "counter"),
+            ("http.client.request.duration", "s", "histogram"),
+            (
+                "kn.k8s.client.http.response.status_code",
+                "{item}",
+                "counter",
+            ),
+        ];
+        assert_eq!(summary(&metrics.snapshot(&requests)), expected);
+    }
+
+    /// The last push of a process that ends.
+    #[test]
+    fn a_flush_reaches_the_collector() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default());
+        runtime.unwrap().block_on(flush_to_a_collector());
+    }
+
+    async fn flush_to_a_collector() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut observability = Observability::default();
+        observability.metrics.protocol = "http/protobuf".to_owned();
+        observability.metrics.endpoint =
+            format!("http://{}/v1/metrics", listener.local_addr().unwrap());
+        let identity = Identity {
+            service: "autoscaler",
+            version: "1",
+            namespace: "knative-serving",
+            pod: "autoscaler-0",
+        };
+        let no_variables: &[(&str, &str)] = &[];
+        let push = MetricPush::new(&no_variables, &observability, identity);
+        let push = push.unwrap().expect("a protocol of OTLP");
+        let (metrics, requests) = measured();
+        let collect = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            let wanted = b"kn.k8s.client.http.response.status_code";
+            while !received.windows(wanted.len()).any(|part| part == wanted) {
+                assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0);
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            received
+        };
+        let limit = Duration::from_secs(10);
+        let flush = push.flush(metrics.snapshot(&requests), limit);
+        let ((), received) = tokio::join!(flush, collect);
+        let text = String::from_utf8_lossy(&received);
+        assert!(text.starts_with("POST /v1/metrics HTTP/1.1"), "{text}");
+        assert!(text.contains("autoscaler-0"), "{text}");
+    }
+}

@@ -54,7 +54,9 @@ pub fn config_maps(data: &[u8]) {
         Deployment::parse(&map).err(),
         Network::parse(&map).err(),
         Logging::parse(&map).err(),
-        LeaderElection::parse(&map).and_then(|it| it.timing().map(drop)).err(),
+        LeaderElection::parse(&map)
+            .and_then(|it| it.timing().map(drop))
+            .err(),
     ] {
         assert!(problem.is_none_or(|problem| !problem.to_string().is_empty()));
     }
@@ -82,7 +84,7 @@ fn live(annotations: &Data, config: &Autoscaler) {
             collection.record(at(second), 10.0 * second as f64, 1.0);
             let observed = collection.observe_for(&settings.decider, at(second));
             let observed = observed.or(Some(Observation::default()));
-            let decision = decider.decide(&settings.decider, observed, 1, at(second));
+            let decision = decider.decide(&settings.decider, observed, 1_u32, at(second));
             assert!(decision.is_some_and(|it| it.desired_scale >= 0));
         }
     }
