@@ -1,8 +1,6 @@
 //! The statements of the fuzzers, on bytes of which a seeded generator makes many that are nearly
 //! right.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 #[path = "support/statements.rs"]
 mod statements;
 

@@ -13,7 +13,7 @@ use serving::stat::WireStatMessages;
 
 /// A frame of stats is accepted exactly where the general decoder accepts it, and what is skipped is
 /// what carries no stat.
-pub fn stat_frames(frame: &[u8]) {
+pub(crate) fn stat_frames(frame: &[u8]) {
     let mut messages = Vec::new();
     let read = stat_frame::decode(frame, &mut messages);
     match WireStatMessages::decode(frame) {
@@ -40,7 +40,7 @@ fn lines(data: &[u8]) -> Data {
 }
 
 /// Whatever annotations say, decisions are made, none of them negative, and the scale has bounds.
-pub fn annotations(data: &[u8]) {
+pub(crate) fn annotations(data: &[u8]) {
     let annotations = lines(data);
     // Problems are told, not punished.
     let _ = validate_extensions(&annotations);
@@ -48,7 +48,7 @@ pub fn annotations(data: &[u8]) {
 }
 
 /// Whatever config maps say, they are refused with problems, or decisions are made under them.
-pub fn config_maps(data: &[u8]) {
+pub(crate) fn config_maps(data: &[u8]) {
     let map = lines(data);
     for problem in [
         Deployment::parse(&map).err(),
