@@ -142,7 +142,21 @@ pub async fn closed_loop(
     requests: u64,
     bound: Duration,
 ) -> anyhow::Result<Done> {
-    let request: std::sync::Arc<[u8]> = get(address, "/").into();
+    closed_loop_of(get(address, "/"), address, connections, requests, bound).await
+}
+
+/// The same with another request than a plain GET.
+///
+/// # Errors
+/// When a connection breaks or the run takes longer than `bound`.
+pub async fn closed_loop_of(
+    request: Vec<u8>,
+    address: SocketAddr,
+    connections: usize,
+    requests: u64,
+    bound: Duration,
+) -> anyhow::Result<Done> {
+    let request: std::sync::Arc<[u8]> = request.into();
     let each = requests / connections as u64;
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
