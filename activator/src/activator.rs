@@ -161,8 +161,8 @@ impl Activator {
                 let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
                 match upgrade {
                     Some(upgrade) => {
-                        let until = Some(deadline.total());
-                        shared.tunnels.spawn(upgrade, until, exchange);
+                        let lifetime = deadline.lifetime();
+                        shared.tunnels.spawn(upgrade, lifetime, exchange);
                         response.map(|body| Body::upstream(body, None))
                     }
                     None => response

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
-use serving::tls::{self, PolicySettings};
+use serving::tls::{self, PolicySettings, ScrapeTls};
 
 use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT, Secret};
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// `METRICS_PROMETHEUS_TLS_*`.
+    pub metrics_tls: Option<ScrapeTls>,
     /// `PROFILING_PORT`: Go's profiles have no counterpart, but the port is part of the Service.
     pub profiling_port: u16,
     /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
@@ -143,6 +145,7 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            metrics_tls: ScrapeTls::read(&mut reader),
             profiling_port: port(
                 &mut reader,
                 "PROFILING_PORT",

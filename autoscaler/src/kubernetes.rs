@@ -32,7 +32,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
+use serving::server::Listener;
 use serving::telemetry::LogLevel;
+use serving::tls::{ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -139,6 +141,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The scrape listener has no usable certificate.
+    #[error("cannot serve scrapes over TLS")]
+    ScrapeTls(#[from] ScrapeTlsError),
     /// The watches ended before everything was listed.
     #[error("watches ended")]
     Watches,
@@ -313,9 +318,10 @@ pub async fn run(
         profiling,
         metrics,
     } = listeners;
-    followers.spawn_local(admin::serve(profiling, None));
+    followers.spawn_local(admin::serve(Listener::plain(profiling), None));
     if let Some(metrics) = metrics {
-        followers.spawn_local(admin::serve(metrics, Some(Arc::new(registry))));
+        let listener = ScrapeTls::listener(config.metrics_tls.as_ref(), metrics)?;
+        followers.spawn_local(admin::serve(listener, Some(Arc::new(registry))));
     }
 
     let successors = config.stateful_set.is_none().then(|| Successors {

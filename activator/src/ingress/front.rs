@@ -25,6 +25,7 @@ use serving::body::Body;
 use serving::forward::{self, Forwarded, error_response};
 use serving::pool::{Upstream, UpstreamOptions};
 use serving::server::{Connection, Handler};
+use serving::upgrade::Lifetime;
 use serving::{RevisionId, header, names};
 use tokio::time::Instant;
 
@@ -400,7 +401,10 @@ impl Front {
         match forwarded {
             Ok(Forwarded { response, upgrade }) => {
                 if let Some(upgrade) = upgrade {
-                    shared.activator.tunnels().spawn(upgrade, None, ());
+                    shared
+                        .activator
+                        .tunnels()
+                        .spawn(upgrade, Lifetime::default(), ());
                 }
                 response.map(|body| Body::upstream(body, None))
             }
