@@ -90,6 +90,7 @@ impl Gateway {
             return Refusal::from(trouble).response(passing);
         }
         if !revision.proxied.get()
+            && revision.affinity.is_none()
             && let Some(replica) = least_loaded(&revision, &[])
         {
             return self
