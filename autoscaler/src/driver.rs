@@ -66,6 +66,7 @@ pub struct Handle {
     frames: mpsc::Sender<Bytes>,
     handovers: mpsc::Sender<Bytes>,
     queries: mpsc::Sender<Query>,
+    metrics: Metrics,
 }
 
 /// A question to a running driver.
@@ -79,6 +80,7 @@ enum Query {
 #[derive(Debug)]
 pub struct Autoscaler {
     core: Core,
+    metrics: Metrics,
     clock: AnchoredClock,
     world: World,
     frames: mpsc::Receiver<Bytes>,
@@ -90,6 +92,9 @@ pub struct Autoscaler {
     max_rounds: usize,
     probes: JoinSet<Probed>,
 }
+
+/// What became of a round.
+type Finished = Result<(Key, Report), tokio::task::JoinError>;
 
 /// A probe has ended.
 #[derive(Debug)]
@@ -136,6 +141,11 @@ impl Handle {
         answered.await.ok()
     }
 
+    /// What the driver measures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Where [`stat_server::serve`](crate::stat_server::serve) puts what other replicas hand over.
     pub fn handovers(&self) -> mpsc::Sender<Bytes> {
         self.handovers.clone()
@@ -162,7 +172,8 @@ impl Autoscaler {
         let (queries, queries_receiver) = mpsc::channel(QUERIES_CAPACITY);
         let metrics = Metrics::register(registry);
         let driver = Self {
-            core: Core::new(options.scrape, options.probe_targets, metrics),
+            core: Core::new(options.scrape, options.probe_targets, metrics.clone()),
+            metrics: metrics.clone(),
             clock: AnchoredClock::new(),
             world,
             frames: frames_receiver,
@@ -177,6 +188,7 @@ impl Autoscaler {
             frames,
             handovers,
             queries,
+            metrics,
         };
         (driver, handle)
     }
@@ -190,7 +202,7 @@ impl Autoscaler {
         while running {
             let now = self.now();
             let more = self.core.tick(now);
-            self.core.work(now);
+            self.work(now);
             self.start_tasks();
             self.send_batches();
             let hurry = more || self.core.has_work();
@@ -213,6 +225,20 @@ impl Autoscaler {
             instant,
             unix: self.clock.unix(instant),
         }
+    }
+
+    /// Reconciles what waits, and takes the time of it.
+    fn work(&mut self, now: Now) {
+        let began = Instant::now();
+        let count = self.core.work(now);
+        if count > 0 {
+            let spent = Instant::now() - began;
+            self.metrics
+                .queues()
+                .pod_autoscalers
+                .processed(count, spent);
+        }
+        self.core.count_queued();
     }
 
     /// Hands over as many batches as there is room for.
@@ -318,15 +344,22 @@ impl Autoscaler {
         }
     }
 
-    fn take_rounds(&mut self, first: Result<(Key, Report), tokio::task::JoinError>, now: Now) {
-        let mut next = Some(first);
-        for _ in 0..MAX_PER_TURN {
-            match next {
-                Some(Ok((key, report))) => self.core.scraped(key, report, now),
-                Some(Err(error)) => tracing::error!(%error, "a round of scraping panicked"),
-                None => break,
-            }
-            next = self.rounds.try_join_next();
+    fn take_rounds(&mut self, first: Finished, now: Now) {
+        self.take_round(first, now);
+        for _ in 1..MAX_PER_TURN {
+            // Whatever is taken from the set here is used here: a round that got lost would leave
+            // its revision waiting for it, and unscraped, for ever.
+            let Some(round) = self.rounds.try_join_next() else {
+                break;
+            };
+            self.take_round(round, now);
+        }
+    }
+
+    fn take_round(&mut self, round: Finished, now: Now) {
+        match round {
+            Ok((key, report)) => self.core.scraped(key, report, now),
+            Err(error) => tracing::error!(%error, "a round of scraping panicked"),
         }
     }
 }
@@ -336,7 +369,7 @@ enum Event {
     Frame(Bytes),
     /// `None`: the platform has gone.
     Update(Option<Update>),
-    Round(Result<(Key, Report), tokio::task::JoinError>),
+    Round(Finished),
     Probe(Result<Probed, tokio::task::JoinError>),
     Handover(Bytes),
     Query(Query),

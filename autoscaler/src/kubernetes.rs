@@ -18,6 +18,7 @@ mod handover;
 mod index;
 pub mod objects;
 mod rate_limit;
+mod request_metrics;
 mod watches;
 
 use std::fmt;
@@ -33,6 +34,8 @@ use prometheus_client::registry::Registry;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
 use serving::server::Listener;
+#[cfg(feature = "otel")]
+use serving::otlp::MetricPush;
 use serving::telemetry::LogLevel;
 use serving::tls::{ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
@@ -50,8 +53,10 @@ use self::events::Recorder;
 use self::flags::Flags;
 use self::handover::Successors;
 use self::rate_limit::RateLimitLayer;
+use self::request_metrics::RequestMetricsLayer;
 use self::watches::Watches;
 use crate::driver::{Autoscaler, Options, World};
+use crate::metrics::requests::ApiRequests;
 use crate::pod_autoscaler::PodAutoscaler;
 use crate::scraper;
 use crate::stat_forwarder::{Addressing, Assignment, Assignments, StatForwarder};
@@ -69,6 +74,9 @@ const VERSION_PATIENCE: Duration = Duration::from_secs(60);
 const VERSION_PAUSE: Duration = Duration::from_secs(1);
 /// After the shutdown began, all parts must have ended.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// How long the last push of metrics may take.
+#[cfg(feature = "otel")]
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the pods and Services of revisions are reached. A test that has neither a network of pods nor
 /// a DNS puts its own in.
@@ -100,6 +108,11 @@ pub struct Surroundings {
     pub reach: Reach,
     /// Follows `config-logging`; `None` where somebody else's log is written.
     pub log_level: Option<LogLevel>,
+    /// What the client asked for.
+    pub requests: ApiRequests,
+    /// Where metrics are pushed, if anywhere.
+    #[cfg(feature = "otel")]
+    pub push: Option<MetricPush>,
 }
 
 /// Why the autoscaler did not start.
@@ -169,8 +182,9 @@ impl fmt::Debug for Reach {
     }
 }
 
-/// A client with the limits of the command line, as kube configures itself otherwise.
-pub async fn client(flags: &Flags) -> Result<Client, StartError> {
+/// A client with the limits of the command line, as kube configures itself otherwise. What it asks
+/// for is counted in `requests`.
+pub async fn client(flags: &Flags, requests: &ApiRequests) -> Result<Client, StartError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| StartError::Client(error);
     let options = KubeConfigOptions {
         cluster: flags.cluster.clone(),
@@ -194,7 +208,8 @@ pub async fn client(flags: &Flags) -> Result<Client, StartError> {
     }
     let limit = RateLimitLayer::new(flags.qps, flags.burst);
     let builder = ClientBuilder::try_from(config).map_err(|error| failed(error.into()))?;
-    Ok(builder.with_layer(&limit).build())
+    let metrics = RequestMetricsLayer(requests.clone());
+    Ok(builder.with_layer(&metrics).with_layer(&limit).build())
 }
 
 /// Waits until the API server answers, and refuses one that is too old.
@@ -247,6 +262,9 @@ pub async fn run(
         listeners,
         reach,
         log_level,
+        requests,
+        #[cfg(feature = "otel")]
+        push,
     } = surroundings;
     let leader_election = &configuration.leader_election;
     let timing = leader_election
@@ -274,6 +292,7 @@ pub async fn run(
         actions: action_sender,
     };
     let (autoscaler, handle) = Autoscaler::new(options, world, &mut registry);
+    requests.register(&mut registry);
 
     // The parts go on until what they know has been handed over.
     let stop = CancellationToken::new();
@@ -322,6 +341,13 @@ pub async fn run(
     if let Some(metrics) = metrics {
         let listener = ScrapeTls::listener(config.metrics_tls.as_ref(), metrics)?;
         followers.spawn_local(admin::serve(listener, Some(Arc::new(registry))));
+    }
+
+    #[cfg(feature = "otel")]
+    if let Some(push) = &push {
+        let (metrics, requests) = (handle.metrics().clone(), requests.clone());
+        let snapshot = move || metrics.snapshot(&requests);
+        followers.spawn_local(push.clone().run(snapshot));
     }
 
     let successors = config.stateful_set.is_none().then(|| Successors {
@@ -396,6 +422,11 @@ pub async fn run(
         tracing::warn!(running = parts.len(), "not everything ended in time");
     }
     followers.shutdown().await;
+    #[cfg(feature = "otel")]
+    if let Some(push) = push {
+        let last = handle.metrics().snapshot(&requests);
+        push.flush(last, FLUSH_LIMIT).await;
+    }
     Ok(())
 }
 

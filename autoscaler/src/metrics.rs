@@ -5,7 +5,12 @@
 //! each of a dozen families: with ten thousand revisions that is most of what they cost. They appear
 //! with the decider and disappear with it.
 
-use std::collections::HashMap;
+#[cfg(feature = "otel")]
+mod push;
+pub mod queue;
+pub mod requests;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -16,21 +21,17 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use serving::histogram::{Histogram, SECONDS};
 
+use self::queue::Queues;
 use crate::decider::{DeciderStatus, Observation};
 use crate::pods::PodCounts;
 use crate::scale::UNKNOWN_SCALE;
 use crate::spec::ScalingMetric;
 
-/// Bounds of the scrape duration, in seconds (`latencyBounds`).
-const SCRAPE_BOUNDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
 /// Names a revision to Prometheus.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub struct RevisionLabels {
     /// Its namespace.
     pub k8s_namespace_name: String,
@@ -43,7 +44,7 @@ pub struct RevisionLabels {
 }
 
 /// Scrapes are not told apart by revision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ScrapeLabels {
     k8s_namespace_name: String,
     kn_service_name: String,
@@ -58,8 +59,9 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct Shared {
-    revisions: Mutex<HashMap<RevisionLabels, Arc<RevisionGauges>>>,
-    scrapes: Mutex<HashMap<ScrapeLabels, Scrapes>>,
+    revisions: Mutex<BTreeMap<RevisionLabels, Arc<RevisionGauges>>>,
+    scrapes: Mutex<BTreeMap<ScrapeLabels, Scrapes>>,
+    queues: Queues,
 }
 
 /// A histogram and how many revisions observe it.
@@ -99,6 +101,11 @@ impl Metrics {
         Self { shared }
     }
 
+    /// Of the reconcilers.
+    pub fn queues(&self) -> &Queues {
+        &self.shared.queues
+    }
+
     /// The gauges of a revision that is being reconciled.
     pub fn revision(&self, labels: RevisionLabels, metric: ScalingMetric) -> Arc<RevisionGauges> {
         let scrapes = self.scrapes(&labels);
@@ -128,7 +135,7 @@ impl Metrics {
         let entry = scrapes
             .entry(labels.scrape_labels())
             .or_insert_with(|| Scrapes {
-                histogram: Histogram::new(SCRAPE_BOUNDS),
+                histogram: Histogram::new(SECONDS),
                 revisions: 0,
             });
         entry.revisions += 1;
@@ -224,12 +231,30 @@ impl fmt::Debug for RevisionGauges {
 
 // === impl Shared ===
 
-/// A gauge of the collector: name, help, and its value where the revision has it.
-type Series = (
-    &'static str,
-    &'static str,
-    fn(&RevisionGauges) -> Option<f64>,
-);
+/// A gauge of every revision.
+struct Gauge {
+    prometheus: &'static str,
+    /// OpenTelemetry's name.
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(dead_code, reason = "only a push needs it")
+    )]
+    otel: &'static str,
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(dead_code, reason = "only a push needs it")
+    )]
+    unit: &'static str,
+    help: &'static str,
+    /// Whether it is a whole number.
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(dead_code, reason = "only a push needs it")
+    )]
+    whole: bool,
+    /// Its value where the revision has it.
+    value: fn(&RevisionGauges) -> Option<f64>,
+}
 
 fn decided(gauges: &RevisionGauges, value: f64) -> Option<f64> {
     gauges.deciding.load(Ordering::Acquire).then_some(value)
@@ -244,96 +269,147 @@ fn count(value: &AtomicU32) -> Option<f64> {
     Some(f64::from(value.load(Ordering::Relaxed)))
 }
 
-const SERIES: [Series; 14] = [
-    (
-        "kn_revision_pods_desired",
-        "Number of pods the autoscaler wants to allocate",
-        |g| decided(g, f64::from(g.desired.load(Ordering::Relaxed))),
-    ),
-    (
-        "kn_revision_capacity_excess",
-        "Excess burst capacity observed over the stable window",
-        |g| {
+const SERIES: [Gauge; 14] = [
+    Gauge {
+        prometheus: "kn_revision_pods_desired",
+        otel: "kn.revision.pods.desired",
+        unit: "{item}",
+        help: "Number of pods the autoscaler wants to allocate",
+        whole: true,
+        value: |g| decided(g, f64::from(g.desired.load(Ordering::Relaxed))),
+    },
+    Gauge {
+        prometheus: "kn_revision_capacity_excess",
+        otel: "kn.revision.capacity.excess",
+        unit: "{concurrency}",
+        help: "Excess burst capacity observed over the stable window",
+        whole: false,
+        value: |g| {
             decided(
                 g,
                 f64::from(g.excess_burst_capacity.load(Ordering::Relaxed)),
             )
         },
-    ),
-    (
-        "kn_revision_panic_mode",
-        "1 if the autoscaler is in panic mode, else 0",
-        |g| decided(g, f64::from(g.panic_mode.load(Ordering::Relaxed))),
-    ),
-    (
-        "kn_revision_concurrency_stable",
-        "Average of concurrent requests per pod over the stable window",
-        |g| of(g, ScalingMetric::Concurrency, &g.stable),
-    ),
-    (
-        "kn_revision_concurrency_panic",
-        "Average of concurrent requests per pod over the panic window",
-        |g| of(g, ScalingMetric::Concurrency, &g.panic),
-    ),
-    (
-        "kn_revision_concurrency_target",
-        "The desired number of concurrent requests for each pod",
-        |g| of(g, ScalingMetric::Concurrency, &g.target),
-    ),
-    (
-        "kn_revision_rps_stable_per_second",
-        "Average requests per second over the stable window",
-        |g| of(g, ScalingMetric::Rps, &g.stable),
-    ),
-    (
-        "kn_revision_rps_panic_per_second",
-        "Average requests per second over the panic window",
-        |g| of(g, ScalingMetric::Rps, &g.panic),
-    ),
-    (
-        "kn_revision_rps_target_per_second",
-        "The desired requests per second for each pod",
-        |g| of(g, ScalingMetric::Rps, &g.target),
-    ),
-    (
-        "kn_revision_pods_requested",
-        "Number of pods the autoscaler requested from Kubernetes",
-        |g| Some(f64::from(g.requested.load(Ordering::Relaxed))),
-    ),
-    (
-        "kn_revision_pods_count",
-        "Number of pods that are allocated currently",
-        |g| count(&g.ready),
-    ),
-    (
-        "kn_revision_pods_not_ready_count",
-        "Number of pods that are not ready currently",
-        |g| count(&g.not_ready),
-    ),
-    (
-        "kn_revision_pods_pending_count",
-        "Number of pods that are pending currently",
-        |g| count(&g.pending),
-    ),
-    (
-        "kn_revision_pods_terminating_count",
-        "Number of pods that are terminating currently",
-        |g| count(&g.terminating),
-    ),
+    },
+    Gauge {
+        prometheus: "kn_revision_panic_mode",
+        otel: "kn.revision.panic.mode",
+        unit: "",
+        help: "1 if the autoscaler is in panic mode, else 0",
+        whole: true,
+        value: |g| decided(g, f64::from(g.panic_mode.load(Ordering::Relaxed))),
+    },
+    Gauge {
+        prometheus: "kn_revision_concurrency_stable",
+        otel: "kn.revision.concurrency.stable",
+        unit: "{concurrency}",
+        help: "Average of concurrent requests per pod over the stable window",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Concurrency, &g.stable),
+    },
+    Gauge {
+        prometheus: "kn_revision_concurrency_panic",
+        otel: "kn.revision.concurrency.panic",
+        unit: "{concurrency}",
+        help: "Average of concurrent requests per pod over the panic window",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Concurrency, &g.panic),
+    },
+    Gauge {
+        prometheus: "kn_revision_concurrency_target",
+        otel: "kn.revision.concurrency.target",
+        unit: "{concurrency}",
+        help: "The desired number of concurrent requests for each pod",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Concurrency, &g.target),
+    },
+    Gauge {
+        prometheus: "kn_revision_rps_stable_per_second",
+        otel: "kn.revision.rps.stable",
+        unit: "{request}/s",
+        help: "Average requests per second over the stable window",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Rps, &g.stable),
+    },
+    Gauge {
+        prometheus: "kn_revision_rps_panic_per_second",
+        otel: "kn.revision.rps.panic",
+        unit: "{request}/s",
+        help: "Average requests per second over the panic window",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Rps, &g.panic),
+    },
+    Gauge {
+        prometheus: "kn_revision_rps_target_per_second",
+        otel: "kn.revision.rps.target",
+        unit: "{request}/s",
+        help: "The desired requests per second for each pod",
+        whole: false,
+        value: |g| of(g, ScalingMetric::Rps, &g.target),
+    },
+    Gauge {
+        prometheus: "kn_revision_pods_requested",
+        otel: "kn.revision.pods.requested",
+        unit: "{pod}",
+        help: "Number of pods the autoscaler requested from Kubernetes",
+        whole: true,
+        value: |g| Some(f64::from(g.requested.load(Ordering::Relaxed))),
+    },
+    Gauge {
+        prometheus: "kn_revision_pods_count",
+        otel: "kn.revision.pods.count",
+        unit: "{pod}",
+        help: "Number of pods that are allocated currently",
+        whole: true,
+        value: |g| count(&g.ready),
+    },
+    Gauge {
+        prometheus: "kn_revision_pods_not_ready_count",
+        otel: "kn.revision.pods.not_ready.count",
+        unit: "{pod}",
+        help: "Number of pods that are not ready currently",
+        whole: true,
+        value: |g| count(&g.not_ready),
+    },
+    Gauge {
+        prometheus: "kn_revision_pods_pending_count",
+        otel: "kn.revision.pods.pending.count",
+        unit: "{pod}",
+        help: "Number of pods that are pending currently",
+        whole: true,
+        value: |g| count(&g.pending),
+    },
+    Gauge {
+        prometheus: "kn_revision_pods_terminating_count",
+        otel: "kn.revision.pods.terminating.count",
+        unit: "{pod}",
+        help: "Number of pods that are terminating currently",
+        whole: true,
+        value: |g| count(&g.terminating),
+    },
 ];
+
+const SCRAPE_HELP: &str = "The duration of scraping the revision";
+
+impl Shared {
+    fn all(&self) -> Vec<Arc<RevisionGauges>> {
+        self.revisions.lock().values().cloned().collect()
+    }
+}
 
 impl Collector for Shared {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let revisions: Vec<_> = self.revisions.lock().values().cloned().collect();
-        for (name, help, value) in SERIES {
+        let revisions = self.all();
+        for gauge in &SERIES {
             let mut present = revisions
                 .iter()
-                .filter_map(|gauges| Some((gauges, value(gauges)?)))
+                .filter_map(|gauges| Some((gauges, (gauge.value)(gauges)?)))
                 .peekable();
             if present.peek().is_none() {
                 continue;
             }
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            let mut metric =
+                encoder.encode_descriptor(gauge.prometheus, gauge.help, None, MetricType::Gauge)?;
             for (gauges, value) in present {
                 ConstGauge::new(value).encode(metric.encode_family(&gauges.labels)?)?;
             }
@@ -342,7 +418,7 @@ impl Collector for Shared {
         if !scrapes.is_empty() {
             let mut metric = encoder.encode_descriptor(
                 "kn_autoscaler_scrape_duration",
-                "The duration of scraping the revision",
+                SCRAPE_HELP,
                 Some(&Unit::Seconds),
                 MetricType::Histogram,
             )?;
@@ -350,7 +426,8 @@ impl Collector for Shared {
                 entry.histogram.encode(metric.encode_family(labels)?)?;
             }
         }
-        Ok(())
+        drop(scrapes);
+        self.queues.encode(&mut encoder)
     }
 }
 

@@ -162,6 +162,13 @@ pub struct ServerlessServiceStatus {
     pub private_service_name: String,
 }
 
+/// Whether labels name a revision.
+pub fn names_revision(labels: &BTreeMap<String, String>) -> bool {
+    labels
+        .get(REVISION_LABEL)
+        .is_some_and(|name| !name.is_empty())
+}
+
 // === impl PodAutoscaler ===
 
 impl PodAutoscaler {

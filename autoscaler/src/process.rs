@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use autoscaler::kubernetes::config::Config;
 use autoscaler::kubernetes::flags::Flags;
 use autoscaler::kubernetes::{self, COMPONENT, Reach, Surroundings, config_maps};
+use autoscaler::metrics::requests::ApiRequests;
 use serving::environment::ProcessEnvironment;
 use serving::lifecycle::signals;
+#[cfg(feature = "otel")]
+use serving::otlp::{Identity, MetricPush, PushError};
 use serving::telemetry::{LineWriter, LogLayer, LogLevel, LogOutput, LogSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
@@ -115,8 +118,9 @@ async fn serve(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn Error>> {
+    let requests = ApiRequests::new();
     let prepare = async {
-        let client = kubernetes::client(flags).await?;
+        let client = kubernetes::client(flags, &requests).await?;
         kubernetes::check_version(&client, config.kubernetes_min_version).await?;
         let configuration = config_maps::read(&client, &config).await?;
         let log = install_log(&configuration, &config)?;
@@ -133,6 +137,9 @@ async fn serve(
         listeners,
         reach: Reach::in_cluster(&config),
         log_level: Some(log_level),
+        requests: requests.clone(),
+        #[cfg(feature = "otel")]
+        push: push(&config, &configuration)?,
     };
     let ran = kubernetes::run(config, configuration, client, surroundings, shutdown).await;
     if let Err(error) = &ran {
@@ -140,6 +147,21 @@ async fn serve(
     }
     log.flush();
     Ok(ran?)
+}
+
+/// Pushes metrics as `config-observability` says, if it does.
+#[cfg(feature = "otel")]
+fn push(
+    config: &Config,
+    configuration: &config_maps::Configuration,
+) -> Result<Option<MetricPush>, PushError> {
+    let identity = Identity {
+        service: COMPONENT,
+        version: env!("CARGO_PKG_VERSION"),
+        namespace: &config.system_namespace,
+        pod: &config.pod_name,
+    };
+    MetricPush::new(&ProcessEnvironment, &configuration.observability, identity)
 }
 
 /// Logs as `config-logging` says; its level can be changed later.

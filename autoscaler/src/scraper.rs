@@ -12,6 +12,7 @@ pub mod client;
 mod pods;
 mod service;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serving::config::network::MeshCompatibilityMode;
@@ -78,7 +79,7 @@ pub struct Round {
     /// How pods are reached.
     pub options: Options,
     /// `<scrape target>.<namespace>`.
-    pub host: String,
+    pub host: Arc<str>,
     /// The ready pods, by age.
     pub targets: PodTargets,
     /// Connections kept from earlier rounds.
@@ -155,7 +156,7 @@ impl Round {
         let result = self.scrape_service().await;
         if result.is_ok() && self.pods_addressable {
             tracing::info!(
-                host = self.host,
+                host = &*self.host,
                 "direct pod scraping off, service scraping on"
             );
             self.pods_addressable = false;
@@ -166,7 +167,7 @@ impl Round {
     async fn scrape_pods(&mut self) -> Result<Sample, ScrapeError> {
         let heading = if self.options.passthrough {
             Heading {
-                host: Some(self.host.clone()),
+                host: Some(self.host.to_string()),
                 direct: true,
                 close: false,
             }

@@ -7,6 +7,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -22,6 +23,38 @@ struct Entry<T> {
     due: Instant,
     order: u64,
     value: T,
+}
+
+/// First deadlines of timers of one period. One that begins alone comes up a period later; those
+/// that begin by the thousand, as when a replica becomes the leader, are spread over one period
+/// more, so that they do not come up all at once for ever after.
+#[derive(Debug)]
+pub struct Phases {
+    period: Duration,
+    /// When the next of many would come up, were there no limit to the delay.
+    next: Option<Instant>,
+}
+
+/// Between the first deadlines of two timers that begin together: ten thousand fill a second.
+const SPACING: Duration = Duration::from_micros(100);
+
+// === impl Phases ===
+
+impl Phases {
+    /// Nothing has begun yet.
+    pub fn new(period: Duration) -> Self {
+        Self { period, next: None }
+    }
+
+    /// The first deadline of a timer that begins at `now`: at least one period away, and less than
+    /// two.
+    pub fn first(&mut self, now: Instant) -> Instant {
+        let earliest = now + self.period;
+        let due = self.next.map_or(earliest, |next| next.max(earliest));
+        self.next = Some(due + SPACING);
+        let beyond = due.duration_since(earliest).as_nanos() % self.period.as_nanos().max(1);
+        earliest + Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
+    }
 }
 
 // === impl Timers ===
@@ -99,7 +132,7 @@ impl<T> Ord for Entry<T> {
 
 /// The next deadline of a periodic timer that was due at `due`: phase is kept, and periods that
 /// passed while nobody looked are skipped, as Go's `time.Ticker` drops them.
-pub fn next_period(due: Instant, period: std::time::Duration, now: Instant) -> Instant {
+pub fn next_period(due: Instant, period: Duration, now: Instant) -> Instant {
     let next = due + period;
     if next > now {
         return next;
@@ -111,8 +144,6 @@ pub fn next_period(due: Instant, period: std::time::Duration, now: Instant) -> I
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -131,6 +162,20 @@ mod tests {
         assert_eq!(timers.pop_due(now).unwrap().1, "second");
         assert!(timers.pop_due(now).is_none());
         assert_eq!(timers.len(), 1);
+    }
+
+    #[test]
+    fn what_begins_together_is_spread_and_what_begins_alone_is_not() {
+        let start = Instant::now();
+        let mut phases = Phases::new(SECOND);
+        let mut due: Vec<_> = (0..20_000).map(|_| phases.first(start) - start).collect();
+        assert_eq!(due[..2], [SECOND, SECOND + SPACING]);
+        due.sort_unstable();
+        assert!(due.last().is_some_and(|last| *last < 2 * SECOND));
+        // Twice around: no millisecond has more than its share.
+        assert!(due.windows(22).all(|all| all[21] - all[0] >= 10 * SPACING));
+        let later = start + 10 * SECOND;
+        assert_eq!(phases.first(later), later + SECOND);
     }
 
     #[test]

@@ -45,10 +45,24 @@ pub struct WorkQueue<K> {
     delayed: Timers<K>,
     retries: TokenBucket,
     ready: usize,
+    /// The last time that was told.
+    now: Option<Instant>,
+    counts: Counts,
+}
+
+/// What has been added since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys that began to wait.
+    pub adds: u64,
+    /// Adds after a failure.
+    pub retries: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// When it was added to a lane.
+    since: Option<Instant>,
     lane: Option<Lane>,
     due: Option<Instant>,
     failures: u32,
@@ -73,7 +87,19 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             delayed: Timers::new(),
             retries: TokenBucket { full_at: None },
             ready: 0,
+            now: None,
+            counts: Counts::default(),
         }
+    }
+
+    /// Tells the time from which keys that are added next begin to wait.
+    pub fn at(&mut self, now: Instant) {
+        self.now = Some(now);
+    }
+
+    /// What has been added so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Adds a key at once. A key that waits in the slow lane moves to the normal one when that is
@@ -84,7 +110,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             Some(present) if present >= lane => return,
             // The entry left behind in the slow lane is skipped when it comes up.
             Some(_) => {}
-            None => self.ready += 1,
+            None => {
+                self.ready += 1;
+                self.counts.adds += 1;
+                state.since = self.now;
+            }
         }
         state.lane = Some(lane);
         match lane {
@@ -105,6 +135,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Adds a key whose reconcile failed, after its back-off.
     pub fn add_failed(&mut self, key: K, now: Instant) {
+        self.counts.retries += 1;
         let state = self.keys.entry(key.clone()).or_default();
         let exponent = state.failures.min(30);
         state.failures = state.failures.saturating_add(1);
@@ -138,6 +169,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Moves keys whose time has come into the normal lane.
     pub fn promote(&mut self, now: Instant) {
+        self.at(now);
         while let Some((due, key)) = self.delayed.pop_due(now) {
             match self.keys.get_mut(&key) {
                 Some(state) if state.due == Some(due) => state.due = None,
@@ -148,8 +180,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
-    /// Takes the next key to reconcile.
-    pub fn pop(&mut self) -> Option<K> {
+    /// Takes the next key to reconcile, and how long it has waited.
+    pub fn pop(&mut self) -> Option<(K, Duration)> {
         loop {
             let (key, lane) = match self.normal.pop_front() {
                 Some(key) => (key, Lane::Normal),
@@ -162,9 +194,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 continue;
             }
             state.lane = None;
+            let since = state.since.take();
             self.ready -= 1;
             self.drop_if_idle(&key);
-            return Some(key);
+            let waited = self.now.zip(since).map(|(now, since)| now - since);
+            return Some((key, waited.unwrap_or_default()));
         }
     }
 
@@ -218,7 +252,30 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn drain(queue: &mut WorkQueue<u32>) -> Vec<u32> {
-        std::iter::from_fn(|| queue.pop()).collect()
+        std::iter::from_fn(|| queue.pop())
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    #[test]
+    fn what_waits_is_counted_and_timed() {
+        let mut queue = WorkQueue::new();
+        let now = Instant::now();
+        queue.at(now);
+        queue.add(1, Lane::Slow);
+        queue.at(now + SECOND);
+        // It has waited since it was added first, in whichever lane.
+        queue.add(1, Lane::Normal);
+        queue.add_failed(2, now);
+        queue.promote(now + 2 * SECOND);
+        assert_eq!(queue.pop(), Some((1, 2 * SECOND)));
+        assert_eq!(queue.pop(), Some((2, Duration::ZERO)));
+        assert_eq!(queue.pop(), None);
+        let counts = Counts {
+            adds: 2,
+            retries: 1,
+        };
+        assert_eq!(queue.counts(), counts);
     }
 
     #[test]
@@ -275,7 +332,7 @@ mod tests {
             assert_eq!(due - now, expected, "failure {failure}");
             now = due;
             queue.promote(now);
-            assert_eq!(queue.pop(), Some(1));
+            assert_eq!(queue.pop().map(|(key, _)| key), Some(1));
         }
         queue.forget_failures(&1);
         queue.add_failed(1, now);

@@ -9,7 +9,6 @@
 //! The driver never waits for room in the channel of actions before it takes the next update, so a
 //! platform may wait for room in the channel of updates while it carries out actions.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::pod_autoscaler::{
     ServerlessService, ServerlessServiceSpec,
 };
 use crate::pods::Pod;
+use crate::spec::Aggregation;
 
 /// Recommended capacity of the channel of updates.
 pub const UPDATES_CAPACITY: usize = 1024;
@@ -84,10 +84,10 @@ pub struct MetricObject {
     pub metric: Metric,
     /// `metadata.generation`.
     pub generation: i64,
-    /// The aggregation is read from here when collection begins.
-    pub annotations: BTreeMap<String, String>,
-    /// Names the revision whose pods are scraped.
-    pub labels: BTreeMap<String, String>,
+    /// What its annotations say, as far as they are looked at: only when collection begins.
+    pub aggregation: Aggregation,
+    /// Whether its labels name the revision whose pods are scraped.
+    pub names_revision: bool,
     /// The status as last written.
     pub status: MetricStatus,
 }

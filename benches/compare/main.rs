@@ -1,6 +1,6 @@
 //! Runs a program of ours beside its peers and prints one table of ratios.
 //!
-//! `cargo run --release -p benches --bin compare -- queue-proxy|autoscaler [--out DIR]`. Exit code 0 when every
+//! `cargo run --release -p benches --bin compare -- queue-proxy|autoscaler|activator [--out DIR]`. Exit code 0 when every
 //! bar was measured and holds, 1 when one was missed or could not be measured, 2 on misuse.
 
 #![allow(
@@ -9,6 +9,7 @@
     reason = "a command line program talks on stdout"
 )]
 
+mod activator;
 mod alternate;
 mod autoscaler;
 mod lineup;
@@ -36,6 +37,8 @@ enum Subject {
     QueueProxy(Options),
     /// The autoscaler with up to ten thousand active revisions and fifty thousand at zero.
     Autoscaler(Options),
+    /// The activator beside HAProxy and nginx: held requests, a burst's release, CPU and memory.
+    Activator(Options),
     /// Load for a sidecar that records a profile for its next build; compares nothing.
     Train(train::Options),
 }
@@ -103,6 +106,10 @@ fn main() -> ExitCode {
         }
         Subject::Autoscaler(options) => {
             let outcome = runtime.block_on(autoscaler::run(&options));
+            (options, outcome)
+        }
+        Subject::Activator(options) => {
+            let outcome = runtime.block_on(activator::run(&options));
             (options, outcome)
         }
     };

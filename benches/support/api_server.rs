@@ -162,7 +162,7 @@ impl Server {
             return refusal(StatusCode::NOT_FOUND);
         };
         let body = body.to_bytes();
-        let changes = head.method != Method::GET && !place.resource.ends_with("/leases");
+        let changes = head.method != Method::GET && place.resource != "leases";
         self.writes.fetch_add(u64::from(changes), Ordering::Relaxed);
         match (head.method, place.name) {
             (Method::GET, Some(name)) => self.found(place.namespace, name, place.resource),
@@ -247,7 +247,7 @@ impl Server {
 
 /// What a path names: `/apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/PART`.
 struct Place<'a> {
-    /// Up to the version, and the resource after it.
+    /// The plural, group and version aside.
     resource: &'a str,
     namespace: &'a str,
     name: Option<&'a str>,

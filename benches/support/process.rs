@@ -94,12 +94,8 @@ impl Process {
             if tokio::net::TcpStream::connect(address).await.is_ok() {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended with {status} before it listened on {address}",
-                    self.name
-                );
-            }
+            self.still_runs()
+                .with_context(|| format!("nothing listens on {address}"))?;
             if Instant::now() > deadline {
                 bail!("{} does not listen on {address}", self.name);
             }
@@ -124,6 +120,17 @@ impl Process {
                 }
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
+        }
+    }
+
+    /// Nothing but an error when the process has ended.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub fn still_runs(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended with {status}", self.name),
+            None => Ok(()),
         }
     }
 

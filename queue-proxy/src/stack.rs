@@ -375,7 +375,7 @@ impl Stack {
             Some(upgrade) => {
                 // Upstream's recorders never see the 101.
                 guard.answered(StatusCode::OK);
-                self.tunnels.spawn(upgrade, Some(deadline.total()), guard);
+                self.tunnels.spawn(upgrade, deadline.lifetime(), guard);
                 response.map(|_| Body::empty(None))
             }
             None => {

@@ -6,7 +6,8 @@
 //! processors want threads of their own, hide what they drop and read the process's environment.
 //!
 //! [`OtlpSettings`] says where to and is always there; with the feature `otel`, `Exporter` sends, and
-//! `export_spans` and `export_metrics` are the tasks. Upstream: the `otlptrace*` and `otlpmetric*` exporters of OpenTelemetry's Go SDK.
+//! `export_spans` and `export_metrics` are the tasks,
+//! `MetricPush` all that a control plane needs. Upstream: the `otlptrace*` and `otlpmetric*` exporters of OpenTelemetry's Go SDK.
 
 #[cfg(feature = "otel")]
 mod client;
@@ -18,6 +19,8 @@ mod grpc;
 mod message;
 #[cfg(feature = "otel")]
 mod metrics;
+#[cfg(feature = "otel")]
+mod push;
 mod settings;
 #[cfg(feature = "otel")]
 mod tasks;
@@ -32,6 +35,8 @@ pub use self::client::ExportError;
 pub use self::exporter::Exporter;
 #[cfg(feature = "otel")]
 pub use self::metrics::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
+#[cfg(feature = "otel")]
+pub use self::push::{Identity, MetricPush, PushError};
 pub use self::settings::{
     METRIC_INTERVAL, OtlpSettings, Protocol, SettingsError, Signal, metric_interval, percent_decode,
 };

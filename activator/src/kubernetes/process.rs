@@ -162,9 +162,7 @@ pub async fn run(
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
     #[cfg(feature = "otel")]
-    if let Some(export) = export {
-        tasks.spawn_local(crate::export::run(activator.clone(), export));
-    }
+    let exporting = export.map(|export| crate::export::start(&activator, export, &mut tasks));
     #[cfg(not(feature = "otel"))]
     drop(export);
 
@@ -221,6 +219,10 @@ pub async fn run(
         entries = open_gateway(&activator, options, gateway_client, &mut tasks).await?;
     }
     serve(&activator, listeners, entries, drain, stop).await;
+    #[cfg(feature = "otel")]
+    if let Some(exporting) = exporting {
+        exporting.flush().await;
+    }
     tasks.abort_all();
     Ok(())
 }

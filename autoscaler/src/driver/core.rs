@@ -14,6 +14,7 @@ use serving::{RevisionId, UnixTime};
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::reconcile::{SCRAPE_TICK, TICK};
 use super::revision::{Key, Revision, still_believed};
 use crate::decider::Supply;
 use crate::handover::{self, HandedOver, InvalidHandover};
@@ -23,7 +24,7 @@ use crate::pod_autoscaler::{PodAutoscaler, ServerlessService};
 use crate::scale::UNKNOWN_SCALE;
 use crate::scraper::{self, Round};
 use crate::spec::{Settings, Source};
-use crate::timers::Timers;
+use crate::timers::{Phases, Timers};
 use crate::work_queue::{Lane, WorkQueue};
 use crate::world::{
     Action, ClusterConfig, FailedAction, Failure, MetricObject, Ownership, OwnsAll, ProbeTarget,
@@ -64,10 +65,12 @@ pub(super) enum Due {
 /// All state of the driver.
 pub(crate) struct Core {
     pub(super) revisions: Slab<Revision>,
-    ids: HashMap<RevisionId, usize>,
+    ids: HashMap<Name, usize>,
     generations: u64,
     pub(super) queue: WorkQueue<usize>,
     pub(super) timers: Timers<Due>,
+    pub(super) decide_phases: Phases,
+    pub(super) scrape_phases: Phases,
     pub(super) config: Option<Arc<ClusterConfig>>,
     pub(super) ownership: Arc<dyn Ownership>,
     pub(super) scrape: scraper::Options,
@@ -93,6 +96,8 @@ impl Core {
             generations: 0,
             queue: WorkQueue::new(),
             timers: Timers::new(),
+            decide_phases: Phases::new(TICK),
+            scrape_phases: Phases::new(SCRAPE_TICK),
             config: None,
             ownership: Arc::new(OwnsAll),
             scrape,
@@ -106,6 +111,7 @@ impl Core {
 
     /// Takes in something that happened.
     pub(crate) fn update(&mut self, update: Update, now: Now) {
+        self.queue.at(now.instant);
         match update {
             Update::Config(config) => self.configure(config),
             Update::Ownership(ownership) => self.change_ownership(ownership, now),
@@ -119,17 +125,28 @@ impl Core {
         }
     }
 
-    /// Reconciles what waits, while there is room for its actions.
-    pub(crate) fn work(&mut self, now: Now) {
+    /// Reconciles what waits, while there is room for its actions. Returns how many.
+    pub(crate) fn work(&mut self, now: Now) -> u32 {
+        let mut count = 0;
         self.queue.promote(now.instant);
         while self.outbox.len() < MAX_OUTBOX {
-            let Some(slot) = self.queue.pop() else {
+            let Some((slot, waited)) = self.queue.pop() else {
                 break;
             };
+            count += 1;
+            self.metrics.queues().pod_autoscalers.waited(waited);
             if self.revisions.contains(slot) {
                 self.reconcile(slot, now);
             }
         }
+        count
+    }
+
+    /// Lets a scrape see how many wait.
+    pub(crate) fn count_queued(&self) {
+        let counts = self.queue.counts();
+        let queue = &self.metrics.queues().pod_autoscalers;
+        queue.counted(self.queue.len(), counts.adds, counts.retries);
     }
 
     /// When something is due that no update brings.
@@ -224,20 +241,21 @@ impl Core {
     }
 
     fn slot(&mut self, id: &RevisionId) -> usize {
-        if let Some(slot) = self.ids.get(id) {
-            return *slot;
+        if let Some(slot) = self.slot_of(&id.namespace, &id.name) {
+            return slot;
         }
         self.generations += 1;
         let revision = Revision::new(id.clone(), self.generations);
         let slot = self.revisions.insert(revision);
-        self.ids.insert(id.clone(), slot);
+        self.ids.insert(Name(id.to_string().into()), slot);
         slot
     }
 
     fn forget_if_empty(&mut self, slot: usize) {
         if self.revisions[slot].is_forgotten() {
             let revision = self.revisions.remove(slot);
-            self.ids.remove(&revision.id);
+            let parts: &dyn Parts = &(&*revision.id.namespace, &*revision.id.name);
+            self.ids.remove(parts);
             self.queue.remove(&slot);
         }
     }
@@ -469,14 +487,25 @@ fn derive(object: &PodAutoscaler, config: &ClusterConfig) -> Box<Settings> {
     )))
 }
 
-/// A [`RevisionId`] or the two texts of one, so that a frame's borrowed names can be looked up.
+/// `namespace/name` in one piece: a look-up of one among ten thousand waits for memory, and two
+/// texts would be two waits. Neither part has a slash.
+#[derive(Debug, PartialEq, Eq)]
+struct Name(Box<str>);
+
+/// A [`Name`] or the two texts of one, so that a frame's borrowed names can be looked up.
 trait Parts {
     fn parts(&self) -> (&str, &str);
 }
 
-impl Parts for RevisionId {
+impl Parts for Name {
     fn parts(&self) -> (&str, &str) {
-        (&self.namespace, &self.name)
+        self.0.split_once('/').unwrap_or((&self.0, ""))
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
     }
 }
 
@@ -486,7 +515,7 @@ impl Parts for (&str, &str) {
     }
 }
 
-impl<'a> Borrow<dyn Parts + 'a> for RevisionId {
+impl<'a> Borrow<dyn Parts + 'a> for Name {
     fn borrow(&self) -> &(dyn Parts + 'a) {
         self
     }
@@ -501,7 +530,7 @@ impl PartialEq for dyn Parts + '_ {
 impl Eq for dyn Parts + '_ {}
 
 impl Hash for dyn Parts + '_ {
-    /// Field by field, as the derived hash of [`RevisionId`].
+    /// As that of [`Name`].
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }

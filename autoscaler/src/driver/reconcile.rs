@@ -10,13 +10,15 @@ use crate::metrics::RevisionLabels;
 use crate::plan::{self, Observed, Plan};
 use crate::pod_autoscaler::{
     CONFIGURATION_LABEL, Metric, MetricSpec, PodAutoscaler, REVISION_LABEL, SERVICE_LABEL,
+    names_revision,
 };
 use crate::scale::ProbeOutcome;
 use crate::scraper::ScrapeError;
 use crate::spec::{Aggregation, CollectionSpec, DeciderSpec, Settings};
 use crate::world::{Action, MetricObject};
 
-/// Between the creation of a decider and its first evaluation, and between any two.
+/// Between the creation of a decider and its first evaluation, and between any two; those that are
+/// created by the thousand are spread over two ticks.
 pub(super) const TICK: std::time::Duration = std::time::Duration::from_secs(TICK_SECONDS as u64);
 /// Between two rounds of scraping one revision.
 pub(super) const SCRAPE_TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -236,6 +238,7 @@ impl Core {
 
     fn create_decider(&mut self, slot: usize, spec: DeciderSpec, now: Now) {
         let key = self.key(slot);
+        let due = self.decide_phases.first(now.instant);
         let revision = &mut self.revisions[slot];
         let decider = Decider::new(&spec, revision.counts.ready, now.unix);
         if let Some(gauges) = &revision.gauges {
@@ -246,9 +249,9 @@ impl Core {
             spec,
             status: DeciderStatus::initial(&spec),
             last: None,
-            due: now.instant + TICK,
+            due,
         });
-        self.timers.add(now.instant + TICK, Due::Decide(key));
+        self.timers.add(due, Due::Decide(key));
     }
 
     /// Collects as the Metric being written says, without waiting for it to come back.
@@ -279,12 +282,13 @@ impl Core {
         if !self.ownership.owns(&revision.id) {
             return;
         }
+        self.metrics.queues().metrics.passed();
         let spec = object.metric.spec.clone();
         let collection_spec = CollectionSpec {
             stable_window_ns: spec.stable_window_ns,
             panic_window_ns: spec.panic_window_ns,
             scrape: !spec.scrape_target.is_empty(),
-            aggregation: Aggregation::of(&object.annotations),
+            aggregation: object.aggregation,
         };
         let host = (!spec.scrape_target.is_empty())
             .then(|| format!("{}.{}", spec.scrape_target, revision.id.namespace).into());
@@ -303,6 +307,7 @@ impl Core {
                 collecting.pods_addressable = true;
             }
             None => {
+                let due = self.scrape_phases.first(now.instant);
                 let mut collection = Collection::new(&collection_spec);
                 if let Some(windows) = handed_over {
                     collection.take_over(&windows, now.unix);
@@ -315,9 +320,9 @@ impl Core {
                     pods_addressable: true,
                     connections: Default::default(),
                     error: None,
-                    due: now.instant + SCRAPE_TICK,
+                    due,
                 });
-                self.timers.add(now.instant + SCRAPE_TICK, Due::Scrape(key));
+                self.timers.add(due, Due::Scrape(key));
             }
         }
         self.write_metric_status(slot, now.unix);
@@ -334,11 +339,7 @@ impl Core {
         }
         let mut status = object.status.clone();
         status.initialize_conditions(now);
-        let unlabelled = collecting.host.is_some()
-            && object
-                .labels
-                .get(REVISION_LABEL)
-                .is_none_or(String::is_empty);
+        let unlabelled = collecting.host.is_some() && !object.names_revision;
         match collecting.error.as_deref() {
             _ if unlabelled => {
                 let message = format!(
@@ -412,8 +413,8 @@ impl MetricObject {
                 spec,
             },
             generation: UNSEEN,
-            annotations: plan::metric_annotations(object),
-            labels: object.labels.clone(),
+            aggregation: Aggregation::of(&object.annotations),
+            names_revision: names_revision(&object.labels),
             status: Default::default(),
         }
     }

@@ -99,7 +99,7 @@ pub(super) struct Collecting {
     pub(super) collection: Collection,
     pub(super) spec: MetricSpec,
     /// `<scrape target>.<namespace>`; `None` where only activators report.
-    pub(super) host: Option<Box<str>>,
+    pub(super) host: Option<Arc<str>>,
     /// Whether a round is running. Ticks pass unused meanwhile.
     pub(super) scraping: bool,
     pub(super) pods_addressable: bool,

@@ -25,7 +25,9 @@ use crate::world::{
     ClusterConfig, FailedAction, Failure, Ownership, ProbeTarget, RevisionPod, RevisionSnapshot,
 };
 
+mod golden;
 mod latency;
+mod rounds;
 
 /// A platform for one revision, and the clock.
 struct Platform {
@@ -119,7 +121,11 @@ fn frame(stats: &[(&RevisionId, f64)]) -> Vec<u8> {
 
 impl Platform {
     fn new(annotations: &[(&str, &str)], replicas: i32) -> Self {
-        let metrics = Metrics::register(&mut Registry::default());
+        Self::measured(annotations, replicas, &mut Registry::default())
+    }
+
+    fn measured(annotations: &[(&str, &str)], replicas: i32, registry: &mut Registry) -> Self {
+        let metrics = Metrics::register(registry);
         let mut platform = Self {
             core: Core::new(scraper::Options::default(), probe_targets(), metrics),
             now: Now {

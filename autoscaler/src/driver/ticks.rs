@@ -1,5 +1,7 @@
 //! What the driver does by the clock and for stats: scraping, recording, deciding.
 
+use std::sync::Arc;
+
 use serving::UnixTime;
 use tokio::time::Instant;
 
@@ -19,6 +21,7 @@ const MAX_DUE: usize = 256;
 impl Core {
     /// Serves deadlines, a bounded number at a time; returns whether more are due.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
+        self.queue.at(now.instant);
         self.handed_over.expire(now.instant);
         for _ in 0..MAX_DUE {
             let Some((due, event)) = self.timers.pop_due(now.instant) else {
@@ -54,18 +57,37 @@ impl Core {
 
     /// Records a frame of stats, and decides at once for revisions that it wakes.
     pub(crate) fn record_frame(&mut self, frame: &[u8], now: Now) -> Result<usize, Malformed> {
+        self.queue.at(now.instant);
         let mut messages = Vec::with_capacity(frame.len() / 64);
         stat_frame::decode(frame, &mut messages)?;
-        for message in &messages {
-            self.record(message, now.unix);
+        let mut found: Vec<(usize, &Message<'_>)> = Vec::with_capacity(messages.len());
+        found.extend(messages.iter().filter_map(|message| {
+            let slot = self.slot_of(message.namespace, message.name)?;
+            Some((slot, message))
+        }));
+        self.fetch(&found, now.unix);
+        for (slot, message) in found {
+            self.record(slot, message, now.unix);
         }
         Ok(messages.len())
     }
 
-    fn record(&mut self, message: &Message<'_>, now: UnixTime) {
-        let Some(slot) = self.slot_of(message.namespace, message.name) else {
-            return;
-        };
+    /// Reads a little of every revision that is about to be recorded to. With ten thousand of them
+    /// each is somewhere in memory; read one right after the other, with nothing done in between,
+    /// they are waited for together and not one by one.
+    fn fetch(&self, found: &[(usize, &Message<'_>)], now: UnixTime) {
+        let read = found.iter().map(|(slot, _)| {
+            let revision = &self.revisions[*slot];
+            let collected = revision.collecting.as_ref();
+            let decided = revision.decider.as_ref();
+            collected.map_or(0, |collecting| collecting.collection.fetch(now))
+                ^ decided.map_or(0, |running| running.status.desired_scale.into())
+                ^ i64::from(revision.counts.ready)
+        });
+        std::hint::black_box(read.fold(0, |all, one| all ^ one));
+    }
+
+    fn record(&mut self, slot: usize, message: &Message<'_>, now: UnixTime) {
         let revision = &mut self.revisions[slot];
         let Some(collecting) = &mut revision.collecting else {
             return;
@@ -140,7 +162,7 @@ impl Core {
         };
         let round = Round {
             options: self.scrape.clone(),
-            host: host.clone().into_string(),
+            host: Arc::clone(host),
             targets,
             connections: std::mem::take(&mut collecting.connections),
             pods_addressable: collecting.pods_addressable,
@@ -152,6 +174,7 @@ impl Core {
 
     /// Takes in what a round found out.
     pub(crate) fn scraped(&mut self, key: Key, report: Report, now: Now) {
+        self.queue.at(now.instant);
         let Some(revision) = self.get(key) else {
             return;
         };

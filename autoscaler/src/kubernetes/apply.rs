@@ -170,7 +170,7 @@ impl Writer {
                         self.create(&revision, &object).await?
                     }
                 };
-                cache.put(revision, written);
+                cache.put(revision, &written);
                 Ok(())
             }
             Action::Metric { revision, spec } => {
@@ -183,7 +183,7 @@ impl Writer {
                         self.create(&revision, &object).await?
                     }
                 };
-                cache.put(revision, written);
+                cache.put(revision, &written);
                 Ok(())
             }
             Action::Status { revision, status } => self.status(&revision, &status).await,
@@ -192,10 +192,8 @@ impl Writer {
                 // One that is missing was deleted in the meantime.
                 if let Some(object) = cache.get(&revision) {
                     let object = object.with_status(&status);
-                    cache.put(
-                        revision.clone(),
-                        self.replace_status(&revision, &object).await?,
-                    );
+                    let written = self.replace_status(&revision, &object).await?;
+                    cache.put(revision, &written);
                 }
                 Ok(())
             }
@@ -212,7 +210,7 @@ impl Writer {
         }
     }
 
-    fn owner(&self, id: &RevisionId) -> Result<std::sync::Arc<PodAutoscaler>, WriteError> {
+    fn owner(&self, id: &RevisionId) -> Result<PodAutoscaler, WriteError> {
         self.caches
             .pod_autoscalers
             .get(id)
@@ -318,7 +316,7 @@ impl Writer {
                 })?;
             result = self.replace_status(id, &fresh.with_status(status)).await;
         }
-        self.caches.pod_autoscalers.put(id.clone(), result?);
+        self.caches.pod_autoscalers.put(id.clone(), &result?);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use kube::{Client, Error};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::watches::{Change, watch};
+use super::watches::{Change, unmanaged, watch};
 use crate::stat_forwarder::{Addressing, Assignments};
 
 /// Between two attempts to write a Service or EndpointSlice.
@@ -36,7 +36,8 @@ pub(super) async fn follow_leases(
     let api = Api::<Lease>::namespaced(client.clone(), &addressing.namespace);
     let mut writers = JoinSet::new();
     let (synced, _) = oneshot::channel();
-    watch(api, watcher::Config::default(), synced, async |change| {
+    let config = watcher::Config::default();
+    watch(api, config, unmanaged, synced, async |change| {
         let leases = match change {
             Change::Apply(lease) => vec![lease],
             Change::Replace(leases) => leases,

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::COMPONENT;
 use super::config::Config;
-use super::watches::{Change, DriverEnded, watch};
+use super::watches::{Change, DriverEnded, unmanaged, watch};
 use crate::world::{ClusterConfig, Update};
 
 /// Why the configuration cannot be used.
@@ -121,7 +121,8 @@ pub(super) async fn follow(
 ) {
     let api = Api::<ConfigMap>::namespaced(client, &namespace);
     let (synced, _) = oneshot::channel();
-    watch(api, watcher::Config::default(), synced, async |change| {
+    let config = watcher::Config::default();
+    watch(api, config, unmanaged, synced, async |change| {
         let maps = match change {
             Change::Apply(map) => vec![map],
             Change::Replace(maps) => maps,

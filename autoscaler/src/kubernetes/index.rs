@@ -2,13 +2,14 @@
 //!
 //! Pods are kept by revision with the few fields that matter, so that no decision lists a namespace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::core::{NotUsed, Object};
 use serde::Deserialize;
 use serving::{RevisionId, UnixTime};
+use smallvec::SmallVec;
 
 use super::objects::id_of;
 use crate::plan::ScaleTarget;
@@ -57,8 +58,12 @@ pub(super) struct TargetSpec {
 pub(super) struct Pods {
     /// The port of a pod's statistics.
     port: u16,
-    revisions: HashMap<RevisionId, BTreeMap<String, RevisionPod>>,
+    revisions: HashMap<RevisionId, NamedPods>,
 }
+
+/// The pods of one revision, by name; mostly there is one.
+#[derive(Debug, Default, PartialEq)]
+struct NamedPods(SmallVec<[(Box<str>, RevisionPod); 1]>);
 
 /// A kind of scale target. What is watched, is watched by kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,18 +75,27 @@ pub(super) struct TargetKind {
 /// Scale targets, and the revisions that scale them.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    kinds: HashMap<TargetKind, KnownTargets>,
-    /// By kind, and namespace and name of the target.
-    owners: HashMap<(TargetKind, RevisionId), RevisionId>,
-    owned: HashMap<RevisionId, (TargetKind, RevisionId)>,
+    /// One or two.
+    kinds: Vec<(TargetKind, KnownTargets)>,
+    /// By revision: the position of the kind, and the target's name.
+    owned: HashMap<RevisionId, (usize, Box<str>)>,
 }
 
 /// The targets of one kind.
 #[derive(Debug, Default)]
 struct KnownTargets {
-    replicas: HashMap<RevisionId, Option<i32>>,
+    /// By namespace and name; those that exist or are scaled.
+    targets: HashMap<RevisionId, KnownTarget>,
     /// Whether all have been listed, so that one that is not here does not exist.
     complete: bool,
+}
+
+#[derive(Debug, Default)]
+struct KnownTarget {
+    /// The name of the revision that scales it, which is of the same namespace.
+    owner: Option<Box<str>>,
+    /// `None` while it does not exist.
+    observed: Option<ScaleTarget>,
 }
 
 /// Whether an object carries the class of this autoscaler. An absent annotation does not count,
@@ -105,19 +119,19 @@ impl Pods {
 
     pub(super) fn apply(&mut self, pod: &PodObject) -> Option<Update> {
         let (revision, name) = place(&pod.metadata)?;
-        let pods = self.revisions.entry(revision.clone()).or_default();
         let projected = project(pod, self.port);
+        let pods = self.revisions.entry(revision.clone()).or_default();
         if pods.insert(name, projected) == Some(projected) {
             return None;
         }
-        Some(Update::Pods(revision, pods.values().copied().collect()))
+        Some(Update::Pods(revision, pods.all()))
     }
 
     pub(super) fn delete(&mut self, metadata: &ObjectMeta) -> Option<Update> {
         let (revision, name) = place(metadata)?;
         let pods = self.revisions.get_mut(&revision)?;
         pods.remove(&name)?;
-        let left = pods.values().copied().collect::<Vec<_>>();
+        let left = pods.all();
         if left.is_empty() {
             self.revisions.remove(&revision);
         }
@@ -137,12 +151,39 @@ impl Pods {
             .collect();
         for (revision, pods) in &new.revisions {
             if self.revisions.get(revision) != Some(pods) {
-                let pods = pods.values().copied().collect();
-                updates.push(Update::Pods(revision.clone(), pods));
+                updates.push(Update::Pods(revision.clone(), pods.all()));
             }
         }
         *self = new;
         updates
+    }
+}
+
+// === impl NamedPods ===
+
+impl NamedPods {
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(of, _)| (**of).cmp(name))
+    }
+
+    /// Returns what was there before.
+    fn insert(&mut self, name: String, pod: RevisionPod) -> Option<RevisionPod> {
+        match self.position(&name) {
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, pod)),
+            Err(at) => {
+                self.0.insert(at, (name.into(), pod));
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Option<RevisionPod> {
+        let at = self.position(name).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    fn all(&self) -> Vec<RevisionPod> {
+        self.0.iter().map(|(_, pod)| *pod).collect()
     }
 }
 
@@ -212,30 +253,42 @@ impl Targets {
     /// Notes what a PodAutoscaler scales. Returns the kind if nobody watches it yet, and what is
     /// known of the target.
     pub(super) fn own(&mut self, object: &PodAutoscaler) -> (Option<TargetKind>, Option<Update>) {
-        let target = &object.spec.scale_target_ref;
-        let kind = TargetKind::of(target);
-        let name = RevisionId::new(object.id.namespace.clone(), target.name.clone());
-        let place = (kind.clone(), name);
-        if self.owned.get(&object.id) == Some(&place) {
+        let reference = &object.spec.scale_target_ref;
+        let kind = TargetKind::of(reference);
+        let present = self.position(&kind);
+        let owned = self.owned.get(&object.id);
+        if owned.is_some_and(|(at, name)| Some(*at) == present && **name == *reference.name) {
             return (None, None);
         }
         self.disown(&object.id);
-        self.owners.insert(place.clone(), object.id.clone());
-        self.owned.insert(object.id.clone(), place.clone());
-        match self.kinds.get(&kind) {
-            Some(known) if known.complete => (None, Some(known.update(&object.id, &place.1))),
-            Some(_) => (None, None),
-            None => {
-                self.kinds.insert(kind.clone(), KnownTargets::default());
-                (Some(kind), None)
-            }
-        }
+        let at = present.unwrap_or_else(|| {
+            self.kinds.push((kind.clone(), KnownTargets::default()));
+            self.kinds.len() - 1
+        });
+        let name = reference.name.clone().into_boxed_str();
+        self.owned.insert(object.id.clone(), (at, name));
+        let known = &mut self.kinds[at].1;
+        let place = RevisionId::new(object.id.namespace.clone(), reference.name.clone());
+        let target = known.targets.entry(place).or_default();
+        target.owner = Some(object.id.name.clone().into());
+        let update = Update::ScaleTarget(object.id.clone(), target.observed);
+        let update = known.complete.then_some(update);
+        (present.is_none().then_some(kind), update)
     }
 
     /// The PodAutoscaler is gone.
     pub(super) fn disown(&mut self, id: &RevisionId) -> Option<Update> {
-        let place = self.owned.remove(id)?;
-        self.owners.remove(&place);
+        let (at, name) = self.owned.remove(id)?;
+        let place = RevisionId::new(id.namespace.clone(), name.into_string());
+        let targets = &mut self.kinds[at].1.targets;
+        if let Some(target) = targets.get_mut(&place)
+            && target.owner.as_deref() == Some(&id.name)
+        {
+            target.owner = None;
+            if target.observed.is_none() {
+                targets.remove(&place);
+            }
+        }
         Some(Update::ScaleTarget(id.clone(), None))
     }
 
@@ -245,18 +298,11 @@ impl Targets {
         metadata: &ObjectMeta,
         replicas: Option<i32>,
     ) -> Option<Update> {
-        let name = id_of(metadata);
-        let known = self.kinds.entry(kind.clone()).or_default();
-        if known.replicas.insert(name.clone(), replicas) == Some(replicas) {
-            return None;
-        }
-        self.update(kind, name)
+        self.observe(kind, id_of(metadata), Some(ScaleTarget { replicas }))
     }
 
     pub(super) fn delete(&mut self, kind: &TargetKind, metadata: &ObjectMeta) -> Option<Update> {
-        let name = id_of(metadata);
-        self.kinds.get_mut(kind)?.replicas.remove(&name)?;
-        self.update(kind, name)
+        self.observe(kind, id_of(metadata), None)
     }
 
     /// Replaces all targets of a kind; everybody who scales one is told.
@@ -265,41 +311,62 @@ impl Targets {
         kind: &TargetKind,
         targets: impl Iterator<Item = (&'a ObjectMeta, Option<i32>)>,
     ) -> Vec<Update> {
-        let known = KnownTargets {
-            replicas: targets
-                .map(|(metadata, replicas)| (id_of(metadata), replicas))
-                .collect(),
-            complete: true,
+        let Some(at) = self.position(kind) else {
+            return Vec::new();
         };
-        let owners = self.owners.iter().filter(|((of, _), _)| of == kind);
-        let updates = owners
-            .map(|((_, name), owner)| known.update(owner, name))
-            .collect();
-        self.kinds.insert(kind.clone(), known);
-        updates
+        let known = &mut self.kinds[at].1;
+        known.complete = true;
+        known.targets.retain(|_, target| {
+            target.observed = None;
+            target.owner.is_some()
+        });
+        for (metadata, replicas) in targets {
+            let target = known.targets.entry(id_of(metadata)).or_default();
+            target.observed = Some(ScaleTarget { replicas });
+        }
+        let targets = known.targets.iter();
+        targets
+            .filter_map(|(place, target)| target.update(&place.namespace))
+            .collect()
     }
 
-    fn update(&self, kind: &TargetKind, name: RevisionId) -> Option<Update> {
-        let known = self.kinds.get(kind).filter(|known| known.complete)?;
-        let owner = self.owners.get(&(kind.clone(), name.clone()))?;
-        Some(known.update(owner, &name))
+    /// Notes what there is of a target now; its owner is told of a change.
+    fn observe(
+        &mut self,
+        kind: &TargetKind,
+        place: RevisionId,
+        observed: Option<ScaleTarget>,
+    ) -> Option<Update> {
+        let at = self.position(kind)?;
+        let known = &mut self.kinds[at].1;
+        let target = known.targets.entry(place.clone()).or_default();
+        let changed = std::mem::replace(&mut target.observed, observed) != observed;
+        let update = target.update(&place.namespace);
+        if target.owner.is_none() && observed.is_none() {
+            known.targets.remove(&place);
+        }
+        update.filter(|_| changed && known.complete)
+    }
+
+    fn position(&self, kind: &TargetKind) -> Option<usize> {
+        self.kinds.iter().position(|(of, _)| of == kind)
     }
 }
 
-// === impl KnownTargets ===
+// === impl KnownTarget ===
 
-impl KnownTargets {
-    fn update(&self, owner: &RevisionId, name: &RevisionId) -> Update {
-        let replicas = self.replicas.get(name);
-        let target = replicas.map(|replicas| ScaleTarget {
-            replicas: *replicas,
-        });
-        Update::ScaleTarget(owner.clone(), target)
+impl KnownTarget {
+    /// What its owner is to be told, if it has one.
+    fn update(&self, namespace: &str) -> Option<Update> {
+        let owner = RevisionId::new(namespace.to_owned(), self.owner.as_deref()?.to_owned());
+        Some(Update::ScaleTarget(owner, self.observed))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;

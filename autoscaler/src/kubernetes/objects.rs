@@ -17,6 +17,7 @@ use serving::{RevisionId, UnixTime};
 
 use crate::plan;
 use crate::pod_autoscaler as pure;
+use crate::spec::Aggregation;
 use crate::world::MetricObject;
 
 /// The API version of PodAutoscalers and Metrics.
@@ -339,8 +340,8 @@ impl Metric {
                 },
             },
             generation: self.metadata.generation.unwrap_or(1),
-            annotations: self.annotations().clone(),
-            labels: self.labels().clone(),
+            aggregation: Aggregation::of(self.annotations()),
+            names_revision: pure::names_revision(self.labels()),
             status: pure::MetricStatus {
                 observed_generation: status.observed_generation,
                 conditions: conditions_of(&status.conditions),

@@ -4,7 +4,6 @@
 //! the meantime. Broken watches are repeated with a growing pause, for ever: without the API server
 //! the autoscaler goes on with what it knows.
 
-use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -15,8 +14,9 @@ use kube::api::{Api, ApiResource};
 use kube::core::GroupVersionKind;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Client, Resource};
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serving::RevisionId;
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::cache::{Cache, Caches};
 use super::index::{PodObject, Pods, TargetKind, TargetObject, Targets, is_kpa};
 use super::objects::{Metric, PodAutoscaler, ServerlessService, id_of};
+use crate::pod_autoscaler::REVISION_LABEL;
 use crate::world::Update;
 
 /// Pods of revisions, and no others.
@@ -57,17 +58,21 @@ type Synced = oneshot::Sender<()>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DriverEnded;
 
-/// Watches until the handler says that nobody listens any more.
-pub(super) async fn watch<K, F>(api: Api<K>, config: watcher::Config, synced: Synced, mut handle: F)
-where
+/// Watches until the handler says that nobody listens any more. Each object is passed through `slim`
+/// as it is read, so that a list of many is never held with everything it carries.
+pub(super) async fn watch<K, F>(
+    api: Api<K>,
+    config: watcher::Config,
+    slim: fn(&mut K),
+    synced: Synced,
+    mut handle: F,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     F: AsyncFnMut(Change<K>) -> Result<(), DriverEnded>,
 {
     let mut synced = Some(synced);
     let mut listed = Vec::new();
-    let stream = watch_objects(api, config)
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear());
+    let stream = watch_objects(api, config).default_backoff().modify(slim);
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         let change = match event {
@@ -98,19 +103,27 @@ where
     }
 }
 
-/// Which objects are known, to find out which ones a new list lacks.
-#[derive(Debug, Default)]
-struct Known(HashSet<RevisionId>);
+/// Drops what no reader of ours has a use for and a write need not repeat.
+pub(super) fn unmanaged<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
 
-// === impl Known ===
-
-impl Known {
-    /// The new set; returns what is gone.
-    fn replace(&mut self, ids: HashSet<RevisionId>) -> Vec<RevisionId> {
-        let gone = self.0.difference(&ids).cloned().collect();
-        self.0 = ids;
-        gone
+/// Leaves of the metadata what tells an object from others, and of its labels the one that names the
+/// revision.
+fn identity<K: Resource>(object: &mut K) {
+    let metadata = std::mem::take(object.meta_mut());
+    let mut labels = metadata.labels;
+    if let Some(labels) = &mut labels {
+        labels.retain(|name, _| name == REVISION_LABEL);
     }
+    *object.meta_mut() = ObjectMeta {
+        namespace: metadata.namespace,
+        name: metadata.name,
+        labels,
+        resource_version: metadata.resource_version,
+        deletion_timestamp: metadata.deletion_timestamp,
+        ..ObjectMeta::default()
+    };
 }
 
 // === impl Watches ===
@@ -129,7 +142,7 @@ impl Watches {
         let config = watcher::Config::default().labels(PODS_OF_REVISIONS);
         let resource = ApiResource::erase::<Pod>(&());
         let api = Api::<PodObject>::all_with(self.client.clone(), &resource);
-        watch(api, config, synced, async |change| match change {
+        watch(api, config, identity, synced, async |change| match change {
             Change::Apply(pod) => self.tell(index.apply(&pod)).await,
             Change::Delete(metadata) => self.tell(index.delete(&metadata)).await,
             Change::Replace(pods) => self.tell(index.replace(&pods)).await,
@@ -145,31 +158,30 @@ impl Watches {
         is_ours: fn(&ObjectMeta) -> bool,
         mut seen: impl AsyncFnMut(&RevisionId, Option<&K>) -> Result<(), DriverEnded>,
     ) where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        K: Resource<DynamicType = ()>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
     {
-        let mut known = Known::default();
         let api = Api::<K>::all(self.client.clone());
-        watch(api, watcher::Config::default(), synced, async |change| {
+        let config = watcher::Config::default();
+        watch(api, config, unmanaged, synced, async |change| {
             let (objects, gone) = match change {
                 // An object that has changed its class is no longer ours.
                 Change::Apply(object) if !is_ours(object.meta()) => {
                     let id = id_of(object.meta());
-                    let was_known = known.0.remove(&id);
+                    let was_known = cache.remove(&id);
                     (Vec::new(), Vec::from_iter(was_known.then_some(id)))
                 }
-                Change::Apply(object) => {
-                    known.0.insert(id_of(object.meta()));
-                    (vec![object], Vec::new())
-                }
-                Change::Delete(metadata) => {
-                    let id = id_of(&metadata);
-                    known.0.remove(&id);
-                    (Vec::new(), vec![id])
-                }
+                Change::Apply(object) => (vec![object], Vec::new()),
+                Change::Delete(metadata) => (Vec::new(), vec![id_of(&metadata)]),
                 Change::Replace(mut objects) => {
                     objects.retain(|object| is_ours(object.meta()));
                     let ids = objects.iter().map(|object| id_of(object.meta()));
-                    let gone = known.replace(ids.collect());
+                    let gone = cache.missing_in(&ids.collect());
                     (objects, gone)
                 }
             };
@@ -179,9 +191,8 @@ impl Watches {
             }
             for object in objects {
                 let id = id_of(object.meta());
-                cache.put(id.clone(), object);
-                let object = cache.get(&id);
-                seen(&id, object.as_deref()).await?;
+                cache.put(id.clone(), &object);
+                seen(&id, Some(&object)).await?;
             }
             Ok(())
         })
@@ -269,7 +280,8 @@ impl Watches {
         let resource = ApiResource::from_gvk_with_plural(&gvk, &kind.plural());
         let api = Api::<TargetObject>::all_with(self.client.clone(), &resource);
         let (synced, _) = oneshot::channel();
-        watch(api, watcher::Config::default(), synced, async |change| {
+        let config = watcher::Config::default();
+        watch(api, config, identity, synced, async |change| {
             let updates = match change {
                 Change::Apply(object) => {
                     let applied = targets

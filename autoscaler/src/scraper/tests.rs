@@ -97,7 +97,7 @@ fn stat(name: &str, concurrency: f64) -> Stat {
 fn round(addresses: &[SocketAddr]) -> Round {
     Round {
         options: Options::default(),
-        host: "127.0.0.1".to_owned(),
+        host: "127.0.0.1".into(),
         targets: PodTargets {
             old: addresses.iter().copied().collect(),
             young: Default::default(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use autoscaler::kubernetes::config::Config;
 use autoscaler::kubernetes::{self, Listeners, Reach, Surroundings, config_maps};
+use autoscaler::metrics::requests::ApiRequests;
 use autoscaler::world::ProbeTarget;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +106,8 @@ impl Settings {
             listeners,
             reach,
             log_level: None,
+            requests: ApiRequests::new(),
+            push: None,
         };
         kubernetes::run(config, configuration, client, surroundings, shutdown)
             .await

@@ -80,6 +80,7 @@ impl Running {
                 while self.api_server.scaled.try_recv().is_ok() {}
                 return Ok(());
             }
+            self.process.still_runs()?;
             if Instant::now() > deadline {
                 let missing = self.pods.scrapes().iter().filter(|it| **it < 3).count();
                 bail!(

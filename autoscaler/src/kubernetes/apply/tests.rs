@@ -54,7 +54,7 @@ fn server(script: impl IntoIterator<Item = Answer>) -> (Writer, Server) {
         caches: Caches::default(),
         events: Recorder::new(client),
     };
-    writer.caches.pod_autoscalers.put(id(), object("1"));
+    writer.caches.pod_autoscalers.put(id(), &object("1"));
     (writer, server)
 }
 
