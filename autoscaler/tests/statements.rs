@@ -115,7 +115,7 @@ fn stat_frames_are_those_of_the_general_decoder() {
         let message = |number: usize| WireStatMessage {
             namespace: "default".repeat(number % 3),
             name: format!("revision-{number}"),
-            stat: (number % 4 > 0).then(|| Stat {
+            stat: (!number.is_multiple_of(4)).then(|| Stat {
                 average_concurrent_requests: 1.5,
                 timestamp: 17,
                 ..Stat::default()
