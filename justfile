@@ -34,6 +34,11 @@ check-each:
 manifests:
     deploy/check
 
+# The tests in the cluster that KUBECONFIG names; `import` brings an image there: COMMAND IMAGE PROGRAM.
+cluster import *texts:
+    deploy/images --binaries-only --sample-app --profile dev
+    PILOTLIGHT_TEST_IMPORT={{quote(import)}} cargo test -p tests --test in_cluster --locked -- {{texts}}
+
 # Licences, advisories, bans; needs cargo-deny.
 deny:
     cargo deny check

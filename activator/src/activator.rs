@@ -4,7 +4,7 @@
 //! called by a front of the same process that has matched a request to a revision already. The
 //! order of steps is upstream's (`cmd/activator/main.go`); each step says where it differs.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::Either;
+use http::header::SET_COOKIE;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::body::Body;
@@ -20,11 +21,13 @@ use serving::header;
 use serving::server::{Connection, Handler};
 use serving::stat::StatBatch;
 use serving::telemetry::LineWriter;
+use serving::trace::Tracer;
 use serving::upgrade::Tunnels;
 use serving::{AnchoredClock, RevisionId, names};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::affinity::Signer;
 use crate::concurrency_reporter::{ConcurrencyReporter, RevisionReport};
 use crate::error::{self, Failure};
 use crate::exchange::{Counted, Exchange};
@@ -38,6 +41,7 @@ use crate::queue_budget::QueueBudget;
 use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
 use crate::revision_throttler::RevisionThrottler;
+use crate::spans::Tracing;
 use crate::stat_sink::StatSink;
 use crate::table::{Entry, Table};
 use crate::upstreams::Upstreams;
@@ -69,6 +73,9 @@ pub struct Shared {
     pub(crate) tunnels: Tunnels,
     pub(crate) draining: Cell<bool>,
     pub(crate) request_log: RequestLogger,
+    pub(crate) signer: Signer,
+    /// Empty while nobody wants spans.
+    pub(crate) tracing: OnceCell<Tracing>,
 }
 
 /// What traffic tells the driver.
@@ -113,12 +120,20 @@ impl Activator {
     ) -> Response<ActivatorBody> {
         let shared = &self.shared;
         let domain = &shared.options.cluster_domain;
+        let arrived = Instant::now();
+        let tracing = shared.tracing.get();
+        let mut spans = tracing.map(|it| it.begin(&request, connection, arrived));
         let named = Named::of(request.uri(), request.headers(), domain);
         let Some(entry) = shared.table.get(&named) else {
             let text = named.not_found();
+            if let Some(spans) = &mut spans {
+                spans.set_status(StatusCode::NOT_FOUND);
+            }
             return forward::error_response(StatusCode::NOT_FOUND, &text, None);
         };
-        let arrived = Instant::now();
+        if let Some(spans) = &mut spans {
+            spans.belongs_to(&entry.revision);
+        }
         let facts = Facts::of(&request, connection.is_tls());
         let deadline = connection.deadline_at(&entry.timeouts(), arrived);
         let line = shared.request_log.line(&request, connection);
@@ -129,21 +144,25 @@ impl Activator {
             facts,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             line,
+            spans: None,
         };
         let mut prepared = Some(shared.prepare(request, connection));
-        // Pinned here, or the deadline's future would hold it twice.
-        let work = pin!(shared.proxy(&entry, &mut prepared, connection, facts));
-        let result = match deadline.limit(work).await {
-            Ok(result) => result,
-            Err(expired) => Err(Failure::Expired(expired)),
+        let result = {
+            // Pinned here, or the deadline's future would hold it twice.
+            let work = pin!(shared.proxy(&entry, &mut prepared, connection, facts, &mut spans));
+            match deadline.limit(work).await {
+                Ok(result) => result,
+                Err(expired) => Err(Failure::Expired(expired)),
+            }
         };
+        exchange.spans = spans;
         match result {
             Ok(proxied) => {
                 let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
                 match upgrade {
                     Some(upgrade) => {
-                        let until = Some(deadline.total());
-                        shared.tunnels.spawn(upgrade, until, exchange);
+                        let lifetime = deadline.lifetime();
+                        shared.tunnels.spawn(upgrade, lifetime, exchange);
                         response.map(|body| Body::upstream(body, None))
                     }
                     None => response
@@ -156,6 +175,10 @@ impl Activator {
                 tracing::info!(revision = %entry.revision.id, reason, "request failed");
                 let response = error::response(&failure, ());
                 exchange.status = response.status();
+                if let Some(spans) = &mut exchange.spans {
+                    spans.abandoned();
+                    spans.set_status(exchange.status);
+                }
                 response.map(|body| body.map_guard(|_| Some(exchange)))
             }
         }
@@ -187,6 +210,13 @@ impl Activator {
         self.shared.request_log.write_to(output);
     }
 
+    /// Records spans from now on; with `b3` also in the headers of before Knative 1.19. Only the
+    /// first call counts.
+    pub fn trace_to(&self, tracer: Tracer, b3: bool) {
+        // Whoever calls twice has two exporters, of which one must lose.
+        let _ = self.shared.tracing.set(Tracing { tracer, b3 });
+    }
+
     /// Turns the request log on with a template, or off. A template that cannot be used changes
     /// nothing.
     pub fn set_request_log(&self, template: Option<&str>) -> Result<(), TemplateRefused> {
@@ -202,6 +232,10 @@ impl Activator {
             Some(sink) if !sink.is_connected() => Err("connection has not yet been established"),
             _ => Ok(()),
         }
+    }
+
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.shared.signer
     }
 
     #[cfg(feature = "otel")]
@@ -271,9 +305,17 @@ impl Shared {
             mut forwarded,
             slot,
             held,
+            cookie,
         } = proxied;
         exchange.slot = Some(slot);
+        if let Some(cookie) = cookie {
+            let headers = forwarded.response.headers_mut();
+            headers.append(SET_COOKIE, *cookie);
+        }
         exchange.status = forwarded.response.status();
+        if let Some(spans) = &mut exchange.spans {
+            spans.set_status(exchange.status);
+        }
         if let Some(held) = held {
             let entry = exchange.counted.entry();
             let took = Instant::now().duration_since(exchange.arrived);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
-use serving::tls::{self, PolicySettings};
+use serving::tls::{self, PolicySettings, ScrapeTls};
 
-use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT};
+use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT, Secret};
 
 /// Plain HTTP/1 and h2c.
 pub const HTTP_PORT: u16 = 8012;
@@ -40,6 +40,8 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
     pub metrics_address: SocketAddr,
+    /// `METRICS_PROMETHEUS_TLS_*`.
+    pub metrics_tls: Option<ScrapeTls>,
     /// `PROFILING_PORT`: Go's profiles have no counterpart, but the port is part of the Service.
     pub profiling_port: u16,
     /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
@@ -80,9 +82,12 @@ impl Config {
         let system_namespace = reader.required_string("SYSTEM_NAMESPACE");
         let domain = cluster_domain(resolv_conf, &reader.string("CLUSTER_DOMAIN"));
         let mut options = Options::new(pod_name, pod_ip);
-        options.autoscaler_url = Some(format!(
-            "ws://autoscaler.{system_namespace}.svc.{domain}:8080"
-        ));
+        let autoscaler = reader.string("PILOTLIGHT_AUTOSCALER_URL");
+        options.autoscaler_url = Some(if autoscaler.is_empty() {
+            format!("ws://autoscaler.{system_namespace}.svc.{domain}:8080")
+        } else {
+            autoscaler
+        });
         options.cluster_domain = domain;
         options.probe.timeout = duration(&mut reader, "PROBE_TIMEOUT", PROBE_TIMEOUT);
         options.probe.frequency = duration(&mut reader, "PROBE_FREQUENCY", PROBE_FREQUENCY);
@@ -124,6 +129,10 @@ impl Config {
         );
         let max_wait = duration(&mut reader, "PILOTLIGHT_MAX_WAIT", Duration::ZERO);
         options.limits.max_wait = (!max_wait.is_zero()).then_some(max_wait);
+        let secret = reader.string("PILOTLIGHT_AFFINITY_SECRET");
+        if !secret.is_empty() {
+            options.affinity_secret = Secret::new(secret);
+        }
         options.held_header = reader.boolean("PILOTLIGHT_HELD_HEADER", "HeldHeader");
         let config = Self {
             options,
@@ -136,6 +145,7 @@ impl Config {
             ),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            metrics_tls: ScrapeTls::read(&mut reader),
             profiling_port: port(
                 &mut reader,
                 "PROFILING_PORT",
@@ -296,6 +306,9 @@ mod tests {
             options.autoscaler_url.as_deref(),
             Some("ws://autoscaler.knative-serving.svc.cluster.local:8080")
         );
+        let elsewhere = ("PILOTLIGHT_AUTOSCALER_URL", "ws://127.0.0.1:8080");
+        let elsewhere = read(&[elsewhere], None).unwrap().options.autoscaler_url;
+        assert_eq!(elsewhere.as_deref(), Some("ws://127.0.0.1:8080"));
         assert_eq!(options.max_idle_connections, 1000);
         assert_eq!(options.max_idle_connections_per_destination, 100);
         assert_eq!(config.config_logging, "config-logging");

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serving::RevisionId;
 use serving::stat::StatBatch;
 use tokio::sync::{Semaphore, mpsc};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::peers::Peers;
 use crate::activator::{Notice, Shared};
+use crate::affinity::{Affinity, MAX_SESSIONS, McpSessions};
 use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
 use crate::pod_tracker::PodTracker;
@@ -27,7 +29,7 @@ use crate::private_service::private_host;
 use crate::prober::{self, MAX_CONCURRENT_PROBES};
 use crate::revision_throttler::RevisionThrottler;
 use crate::stat_sink::StatConnection;
-use crate::table::Entry;
+use crate::table::{Entry, Sessions};
 use crate::trackers::Usable;
 use crate::world::{Backends, PublicEndpoints, Revision, UPDATES_CAPACITY, Update};
 
@@ -220,6 +222,7 @@ impl World {
                     metrics: self.shared.metrics.revision(&id),
                     http,
                     cold_start,
+                    sessions: old.sessions.clone().or_else(|| sessions(&revision)),
                     revision,
                 });
                 let entry = Arc::clone(&live.entry);
@@ -247,6 +250,7 @@ impl World {
             metrics: shared.metrics.revision(&id),
             http: Arc::default(),
             cold_start: Arc::default(),
+            sessions: sessions(&revision),
             revision,
         });
         self.changes.insert(id.clone(), Some(Arc::clone(&entry)));
@@ -421,6 +425,11 @@ fn destinations(backends: Option<&Backends>) -> BTreeSet<SocketAddr> {
         .flat_map(|it| it.ready.iter().chain(&it.not_ready).chain(&it.cluster_ip))
         .copied()
         .collect()
+}
+
+fn sessions(revision: &Revision) -> Option<Arc<Sessions>> {
+    let is_mcp = revision.affinity == Some(Affinity::Mcp);
+    is_mcp.then(|| Arc::new(Mutex::new(McpSessions::new(MAX_SESSIONS))))
 }
 
 fn relabelled(old: &Revision, new: &Revision) -> bool {

@@ -12,6 +12,7 @@ use crate::activator::Shared;
 use crate::http_metrics::Facts;
 use crate::request_log::Line;
 use crate::revision_throttler::Permit;
+use crate::spans::RequestSpans;
 use crate::table::Entry;
 
 /// A request that counts: in from the revision lookup on, out when dropped.
@@ -31,6 +32,7 @@ pub struct Exchange {
     pub(crate) facts: Facts,
     pub(crate) status: StatusCode,
     pub(crate) line: Option<Box<Line>>,
+    pub(crate) spans: Option<Box<RequestSpans>>,
 }
 
 /// A slot in use.
@@ -90,6 +92,9 @@ impl Guard for Exchange {
                 end.bytes,
                 took,
             );
+        }
+        if let Some(mut spans) = self.spans.take() {
+            spans.ended(end.bytes, aborted);
         }
         if let Some(line) = self.line.take() {
             let status = match (aborted, self.status) {

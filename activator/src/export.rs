@@ -1,4 +1,5 @@
-//! The metrics as a push over OTLP has them: OpenTelemetry's own names, the same values as a scrape.
+//! What is exported: spans, and the metrics as a push over OTLP has them, with OpenTelemetry's own
+//! names and the same values as a scrape.
 //!
 //! `snapshot` reads what requests and the driver keep; sending is [`serving::otlp`]'s. Upstream:
 //! `pkg/activator/metrics.go` and the instruments beside it.
@@ -14,7 +15,9 @@ use serving::otlp::{
     self, Exporter, Instrument, MetricSnapshot, OtlpSettings, Point, Protocol, ScopeSnapshot,
     Series, SettingsError, Signal, metric_interval,
 };
-use serving::trace::{Attribute, Scope};
+use serving::trace::{Attribute, Scope, SpanExport, SpanExportError};
+use serving::{AnchoredClock, UnixTime, names};
+use tokio::task::JoinSet;
 
 use crate::activator::{Activator, Shared};
 use crate::http_metrics::Points;
@@ -46,20 +49,27 @@ fn settings(
     Ok(Some((settings, interval)))
 }
 
-/// An exporter, with everything it needs.
+/// What is exported, with everything that takes.
 #[derive(Clone, Debug)]
 pub struct Export {
-    exporter: Rc<Exporter>,
-    interval: Duration,
+    metrics: Option<(Rc<Exporter>, Duration)>,
+    spans: Option<SpanExport>,
+    b3: bool,
     resource: Rc<[Attribute]>,
 }
 
-/// Why metrics cannot be pushed.
+/// How long the end of the process waits for exporters (`cmd/activator/main.go`).
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why metrics or spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The endpoint cannot be used.
     #[error("metrics-endpoint cannot be used")]
     Settings(#[from] SettingsError),
+    /// Spans cannot be exported.
+    #[error("spans cannot be exported")]
+    Spans(#[from] SpanExportError),
     /// The process lacks what it takes.
     #[error("error creating exporter")]
     Io(#[from] std::io::Error),
@@ -68,7 +78,7 @@ pub enum ExportError {
 // === impl Export ===
 
 impl Export {
-    /// What ConfigMap and environment want pushed; `None` when it is nothing.
+    /// What ConfigMap and environment want exported; `None` when it is nothing.
     ///
     /// # Errors
     /// They want what cannot be done.
@@ -78,12 +88,19 @@ impl Export {
         namespace: &str,
         pod: &str,
     ) -> Result<Option<Self>, ExportError> {
-        let Some((settings, interval)) = settings(environment, observability)? else {
-            return Ok(None);
+        let metrics = match settings(environment, observability)? {
+            Some((settings, interval)) => Some((Rc::new(Exporter::new(settings)?), interval)),
+            None => None,
         };
+        let spans = SpanExport::configured(environment, &observability.tracing)?;
+        if metrics.is_none() && spans.is_none() {
+            return Ok(None);
+        }
+        let b3 = environment.variable(names::B3_VARIABLE);
         Ok(Some(Self {
-            exporter: Rc::new(Exporter::new(settings)?),
-            interval,
+            metrics,
+            spans,
+            b3: b3.is_some_and(|value| matches!(value.as_str(), "true" | "1")),
             resource: resource(environment, namespace, pod).into(),
         }))
     }
@@ -109,18 +126,62 @@ fn resource(environment: &dyn Environment, namespace: &str, pod: &str) -> Vec<At
     .into()
 }
 
-/// Pushes for as long as it is polled; cancel-safe.
-pub async fn run(activator: Activator, export: Export) {
-    let Export {
-        exporter,
-        interval,
-        resource,
-    } = export;
-    let shared = activator.shared();
-    let clock = shared.clock;
+/// Exports under way, for the last word at the end.
+#[derive(Debug)]
+pub struct Exporting {
+    activator: Activator,
+    export: Export,
+    clock: AnchoredClock,
+    start: UnixTime,
+}
+
+/// Starts the tasks, which never end by themselves; spans are recorded from now on.
+pub fn start(activator: &Activator, export: Export, tasks: &mut JoinSet<()>) -> Exporting {
+    let clock = activator.shared().clock;
     let start = clock.now();
-    let read = move || snapshot(&shared);
-    otlp::export_metrics(read, resource, exporter, (clock, start), interval).await;
+    if let Some(spans) = &export.spans {
+        activator.trace_to(spans.tracer().clone(), export.b3);
+        tasks.spawn_local(spans.clone().run(Rc::clone(&export.resource)));
+    }
+    if let Some((exporter, interval)) = &export.metrics {
+        let shared = activator.shared();
+        let read = move || snapshot(&shared);
+        let resource = Rc::clone(&export.resource);
+        let exporter = Rc::clone(exporter);
+        let push = otlp::export_metrics(read, resource, exporter, (clock, start), *interval);
+        tasks.spawn_local(push);
+    }
+    Exporting {
+        activator: activator.clone(),
+        export,
+        clock,
+        start,
+    }
+}
+
+impl Exporting {
+    /// Exports what is left, within 10 s, while the tasks still run.
+    pub async fn flush(&self) {
+        let Export {
+            metrics,
+            spans,
+            resource,
+            ..
+        } = &self.export;
+        let last_metrics = async {
+            if let Some((exporter, _)) = metrics {
+                let snapshot = snapshot(&self.activator.shared());
+                let times = (self.start, self.clock.now());
+                otlp::flush_metrics(snapshot, resource, exporter, times, FLUSH_LIMIT).await;
+            }
+        };
+        let last_spans = async {
+            if let Some(spans) = spans {
+                spans.flush(resource, FLUSH_LIMIT).await;
+            }
+        };
+        tokio::join!(last_metrics, last_spans);
+    }
 }
 
 /// Everything that is measured now.

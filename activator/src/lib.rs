@@ -31,6 +31,8 @@
 //! - Errors made here carry their reason in a header of ours, and are counted by it.
 
 pub mod activator;
+pub mod affinity;
+pub mod annotations;
 pub mod backends;
 pub mod capacity;
 pub mod cold_start;
@@ -60,13 +62,14 @@ pub mod request_log;
 pub mod retry_budget;
 pub mod revision_lookup;
 pub mod revision_throttler;
+mod spans;
 pub mod stat_sink;
 pub mod table;
 pub mod trackers;
 mod upstreams;
 pub mod world;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use prometheus_client::registry::Registry;
@@ -112,6 +115,8 @@ pub fn new(
         tunnels: Tunnels::new(),
         draining: Cell::new(false),
         request_log: request_log::RequestLogger::default(),
+        tracing: OnceCell::new(),
+        signer: affinity::Signer::new(options.affinity_secret.bytes()),
         options,
     });
     let driver = Driver::new(Rc::clone(&shared), updates, notices_received, connection);

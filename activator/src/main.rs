@@ -30,6 +30,10 @@ Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its 
   PILOTLIGHT_MAX_QUEUED_BYTES         bytes that all may hold (default: 268435456)
   PILOTLIGHT_MAX_WAIT                 how long a request may wait, such as 30s (default: until the
                                       revision's timeout)
+  PILOTLIGHT_AFFINITY_SECRET          signs the cookies of sessions; the same for all activators
+                                      (default: one of its own, for each process)
+  PILOTLIGHT_AUTOSCALER_URL           where stats go (default: the Service autoscaler, port 8080)
+  PILOTLIGHT_B3                       also read and write B3 trace headers (default: false)
   PILOTLIGHT_INGRESS_CLASS            also serve Ingresses of this class, on 8080, 8443 and, for the
                                       cluster, 8081 (default: none)
   PILOTLIGHT_INGRESS_PUBLIC_SERVICE   the Service in front of 8080 and 8443
@@ -42,6 +46,10 @@ Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its 
 SIGTERM or SIGINT drains and exits with 0; a second one exits at once with 1. A configuration that
 cannot be used exits with 1; wrong arguments exit with 2.
 ";
+
+/// As in the sidecar: less CPU per request and less memory at many connections than the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for wrong arguments.
 const USAGE: u8 = 2;

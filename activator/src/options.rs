@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ring::rand::{SecureRandom, SystemRandom};
 use serving::RevisionId;
 pub use serving::config::network::MeshCompatibilityMode as MeshMode;
 
@@ -93,6 +94,8 @@ pub struct Options {
     pub max_idle_connections_per_destination: usize,
     /// How long health fails before listeners close.
     pub drain: Duration,
+    /// Signs the cookies of sessions; see [`crate::affinity`].
+    pub affinity_secret: Secret,
     /// Where other activators listen.
     pub peer_port: u16,
     /// Whether responses to requests that were held say for how long.
@@ -118,6 +121,37 @@ pub struct RevisionSnapshot {
     pub destinations: Vec<(std::net::SocketAddr, u32)>,
     /// Whether requests go through the private Service's ClusterIP.
     pub through_cluster_ip: bool,
+}
+
+/// Bytes that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+// === impl Secret ===
+
+impl Secret {
+    /// A given one.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// One that nobody else has, so that it is good for one process.
+    pub fn random() -> Self {
+        let mut bytes = [0; 32];
+        let filled = SystemRandom::new().fill(&mut bytes);
+        filled.expect("the operating system has random bytes");
+        Self(bytes.into())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 // === impl ProbeOptions ===
@@ -165,6 +199,7 @@ impl Options {
             max_idle_connections: 1000,
             max_idle_connections_per_destination: 100,
             drain: DRAIN,
+            affinity_secret: Secret::random(),
             peer_port: serving::networking::BACKEND_HTTP_PORT,
             held_header: false,
             internal_tls: None,

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::affinity::{self, Place};
 use crate::picker::Candidate;
 
 /// A destination with its slots. Survives updates as long as its address stays listed.
@@ -14,6 +15,8 @@ pub struct PodTracker {
     dest: SocketAddr,
     /// The sort key that all activators agree on.
     text: Box<str>,
+    /// Of the text; for sessions.
+    hash: u64,
     /// `u32::MAX` = unlimited.
     capacity: u32,
     in_flight: AtomicU32,
@@ -54,9 +57,11 @@ impl PodTracker {
     }
 
     fn new(dest: SocketAddr, capacity: u32, cluster_ip: bool) -> Self {
+        let text: Box<str> = dest.to_string().into();
         Self {
             dest,
-            text: dest.to_string().into(),
+            hash: affinity::hash(text.as_bytes()),
+            text,
             capacity,
             in_flight: AtomicU32::new(0),
             served: AtomicU32::new(0),
@@ -123,6 +128,20 @@ impl PodTracker {
     /// Takes the pod out of the choice, or back in; true when that was a change.
     pub(crate) fn set_full(&self, full: bool) -> bool {
         self.full.swap(full, Ordering::Relaxed) != full
+    }
+}
+
+impl Place for std::sync::Arc<PodTracker> {
+    fn address(&self) -> SocketAddr {
+        self.dest
+    }
+
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.capacity == u32::MAX
     }
 }
 

@@ -22,12 +22,14 @@ use serving::{header, names};
 use tokio::time::Instant;
 
 use crate::activator::{Notice, Shared};
+use crate::affinity::{Affinity, Session, Ticket, mcp_key};
 use crate::error::Failure;
 use crate::exchange::Slot;
 use crate::http_metrics::Facts;
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::revision_throttler::{Acquire, Refused, RevisionThrottler};
+use crate::spans::RequestSpans;
 use crate::table::Entry;
 
 static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
@@ -47,6 +49,8 @@ pub(crate) struct Proxied {
     pub(crate) slot: Slot,
     /// How long the request waited for slots; `None` if it did not.
     pub(crate) held: Option<Duration>,
+    /// Names the session that begins with this response. Boxed: few requests have one.
+    pub(crate) cookie: Option<Box<HeaderValue>>,
 }
 
 /// What a request has left to try.
@@ -68,24 +72,33 @@ impl Shared {
         request: &mut Option<Request<Body>>,
         connection: &Connection,
         facts: Facts,
+        spans: &mut Option<Box<RequestSpans>>,
     ) -> Result<Proxied, Failure> {
         let throttler = &entry.throttler;
-        let mut acquire = throttler.acquire(|| held_bytes(request.as_ref()));
+        let (session, cookie) = self.session(entry, request.as_ref());
+        let mut acquire = throttler.acquire_for(session, || held_bytes(request.as_ref()));
         let mut attempts = Attempts {
             redispatches: self.options.limits.max_redispatches,
             retries: self.options.limits.max_connect_retries,
         };
         let mut held = None;
         loop {
+            if let Some(spans) = spans {
+                spans.trying(Instant::now());
+            }
             let unread = request.as_ref().is_some_and(is_unread);
             let slot = if acquire.is_waiting() {
                 let watched = unread.then_some(connection);
-                let (slot, waited) = self.wait(entry, acquire, watched).await?;
+                let waiting = self.wait(entry, acquire, watched).await;
+                let (slot, waited) = waiting.inspect_err(|failure| refused(spans, failure))?;
                 held = Some(held.unwrap_or(Duration::ZERO) + waited);
                 slot
             } else {
-                slot(entry, acquire.await)?
+                slot(entry, acquire.await).inspect_err(|failure| refused(spans, failure))?
             };
+            if let Some(spans) = spans {
+                spans.obtained(Instant::now());
+            }
             let tracker = slot.permit().tracker();
             let upstream = self.upstreams.get(tracker, &entry.revision.id.namespace);
             let mut sent = request.take().expect("kept, or the loop has ended");
@@ -102,11 +115,17 @@ impl Shared {
                 let waits = attempts.redispatches == 0 || !throttler.is_sharing();
                 say_capability(&mut sent, waits);
             }
+            if let Some(spans) = spans {
+                spans.asking(&mut sent, upstream.address(), Instant::now());
+            }
             // Boxed: its size would be that of every request that waits, and of every connection
             // that idles.
             let start = Instant::now();
             let exchanged = Box::pin(forward::exchange(&upstream, sent)).await;
             let status = exchanged.as_ref().map(|it| it.response.status());
+            if let Some(spans) = spans {
+                spans.answered(status);
+            }
             self.metrics.http.exchanged(
                 &entry.http,
                 &entry.revision,
@@ -117,11 +136,17 @@ impl Shared {
             );
             match exchanged {
                 Ok(mut forwarded) => {
+                    if let Some(sessions) = &entry.sessions
+                        && let Some(key) = mcp_key(forwarded.response.headers())
+                    {
+                        sessions.lock().learn(key, tracker.dest());
+                    }
                     if !self.is_not_started(entry, tracker, &mut forwarded) {
                         return Ok(Proxied {
                             forwarded,
                             slot,
                             held,
+                            cookie,
                         });
                     }
                     if spare.is_none() || attempts.redispatches == 0 {
@@ -129,6 +154,7 @@ impl Shared {
                             forwarded,
                             slot,
                             held,
+                            cookie,
                         });
                     }
                     attempts.redispatches -= 1;
@@ -177,6 +203,29 @@ impl Shared {
         let metrics = &self.metrics.cold_start;
         metrics.held(&entry.cold_start, &entry.revision, waited);
         Ok((slot(entry, permit)?, waited))
+    }
+
+    /// The session of a request, and the cookie that will name it if it is a new one.
+    fn session(
+        &self,
+        entry: &Entry,
+        request: Option<&Request<Body>>,
+    ) -> (Option<Session>, Option<Box<HeaderValue>>) {
+        let (Some(affinity), Some(request)) = (&entry.revision.affinity, request) else {
+            return (None, None);
+        };
+        let known = affinity.key(request.headers(), &self.signer);
+        let (key, cookie) = match (known, affinity) {
+            (Some(key), _) => (key, None),
+            (None, Affinity::Cookie) => {
+                let ticket = Ticket::new(fastrand::u128(..));
+                (ticket.key(), Some(Box::new(self.signer.cookie(ticket))))
+            }
+            (None, _) => return (None, None),
+        };
+        let sessions = entry.sessions.as_ref();
+        let pod = sessions.and_then(|sessions| sessions.lock().place(key));
+        (Some(Session { key, pod }), cookie)
     }
 
     /// Whether the body of a request is small enough to be kept, and all of it will come without
@@ -269,6 +318,12 @@ impl Shared {
             // Nobody would end the pause.
             throttler.not_full(tracker);
         }
+    }
+}
+
+fn refused(spans: &mut Option<Box<RequestSpans>>, failure: &Failure) {
+    if let Some(spans) = spans {
+        spans.refused(failure.reason());
     }
 }
 

@@ -19,6 +19,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::affinity::Session;
 use crate::options::RevisionSnapshot;
 use crate::pod_tracker::PodTracker;
 use crate::queue_budget::Places;
@@ -103,6 +104,8 @@ struct State {
 struct Waiter {
     ticket: u64,
     bytes: usize,
+    /// Boxed: most requests have none.
+    session: Option<Box<Session>>,
     waker: Option<Waker>,
     bound: Option<Arc<PodTracker>>,
     refused: bool,
@@ -147,16 +150,30 @@ impl RevisionThrottler {
     /// Takes a slot, or a place at the end of the line for a request that holds `bytes`, which is
     /// asked only then.
     pub fn acquire(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
-        self.enter(bytes, false)
+        self.enter(None, bytes, false)
+    }
+
+    /// As [`Self::acquire`], at the pod of a session while that has room.
+    pub fn acquire_for(
+        self: &Arc<Self>,
+        session: Option<Session>,
+        bytes: impl FnOnce() -> usize,
+    ) -> Acquire {
+        self.enter(session, bytes, false)
     }
 
     /// As [`Self::acquire`], at the front of the line and past the queue limits: for a request that
     /// was let through before and then was not started.
     pub fn acquire_again(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
-        self.enter(bytes, true)
+        self.enter(None, bytes, true)
     }
 
-    fn enter(self: &Arc<Self>, bytes: impl FnOnce() -> usize, again: bool) -> Acquire {
+    fn enter(
+        self: &Arc<Self>,
+        session: Option<Session>,
+        bytes: impl FnOnce() -> usize,
+        again: bool,
+    ) -> Acquire {
         let mut is_cold = false;
         let place = {
             let mut state = self.state.lock();
@@ -165,11 +182,11 @@ impl RevisionThrottler {
             }
             if state.deleted {
                 Place::Refused(Refused::RevisionDeleted)
-            } else if let Some(tracker) = state.bind_newcomer(again) {
+            } else if let Some(tracker) = state.bind_newcomer(session, again) {
                 Place::Ready(tracker)
             } else {
                 is_cold = state.trackers.capacity() == 0;
-                self.queue(&mut state, bytes(), again)
+                self.queue(&mut state, session, bytes(), again)
             }
         };
         Acquire {
@@ -179,14 +196,20 @@ impl RevisionThrottler {
         }
     }
 
-    fn queue(&self, state: &mut State, bytes: usize, again: bool) -> Place {
+    fn queue(
+        &self,
+        state: &mut State,
+        session: Option<Session>,
+        bytes: usize,
+        again: bool,
+    ) -> Place {
         if again {
             // It held a place a moment ago; refusing it now would punish it for a full pod.
             self.budget.take_again(bytes);
         } else if let Err(refused) = self.budget.take(state.queued, bytes) {
             return Place::Refused(refused);
         }
-        Place::Waiting(state.push(bytes, again))
+        Place::Waiting(state.push(session, bytes, again))
     }
 
     /// Whether a request may be sent once more, which then counts.
@@ -310,28 +333,31 @@ impl RevisionThrottler {
 impl State {
     /// A slot for a request that has not waited. Nobody is overtaken: while a slot is free nobody
     /// waits, except that a request which comes back may use one before it is handed on.
-    fn bind_newcomer(&mut self, again: bool) -> Option<Arc<PodTracker>> {
+    fn bind_newcomer(&mut self, session: Option<Session>, again: bool) -> Option<Arc<PodTracker>> {
         if self.queued.count > 0 && !again {
             return None;
         }
-        self.bind()
+        self.bind(session)
     }
 
-    fn bind(&mut self) -> Option<Arc<PodTracker>> {
-        let random = &mut self.random;
-        let tracker = self
-            .trackers
-            .acquire(self.in_flight, |below| random.usize(..below))?;
+    fn bind(&mut self, session: Option<Session>) -> Option<Arc<PodTracker>> {
+        let (in_flight, random) = (self.in_flight, &mut self.random);
+        let random = |below| random.usize(..below);
+        let tracker = match session {
+            Some(session) => self.trackers.acquire_for(session, in_flight, random),
+            None => self.trackers.acquire(in_flight, random),
+        }?;
         self.in_flight += 1;
         Some(tracker)
     }
 
-    fn push(&mut self, bytes: usize, front: bool) -> usize {
+    fn push(&mut self, session: Option<Session>, bytes: usize, front: bool) -> usize {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let key = self.waiters.insert(Waiter {
             ticket,
             bytes,
+            session: session.map(Box::new),
             waker: None,
             bound: None,
             refused: false,
@@ -359,11 +385,27 @@ impl State {
         None
     }
 
+    /// The session of the one who waited longest.
+    fn next_session(&mut self) -> Option<Session> {
+        while let Some((key, ticket)) = self.line.front() {
+            match self.waiters.get(*key) {
+                Some(it) if it.ticket == *ticket && it.bound.is_none() && !it.refused => {
+                    return it.session.as_deref().copied();
+                }
+                _ => self.line.pop_front(),
+            };
+        }
+        None
+    }
+
     /// Hands free slots to waiters; the places that they leave.
     fn dispatch(&mut self, wakers: &mut Wakers) -> Places {
         let before = self.queued;
         while self.queued.count > 0 && self.handed < MAX_HANDED {
-            let Some(tracker) = self.bind() else { break };
+            let session = self.next_session();
+            let Some(tracker) = self.bind(session) else {
+                break;
+            };
             let key = self.pop().expect("someone waits, for `queued` is not zero");
             let waiter = &mut self.waiters[key];
             waiter.bound = Some(tracker);

@@ -4,12 +4,15 @@
 //! once per batch.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serving::RevisionId;
 use serving::deadline::Timeouts;
 
+use crate::affinity::McpSessions;
 use crate::cold_start::ColdStart;
 use crate::concurrency_reporter::RevisionStats;
 use crate::http_metrics::RevisionHttpMetrics;
@@ -33,7 +36,12 @@ pub struct Entry {
     pub http: Arc<RevisionHttpMetrics>,
     /// See [`ColdStart`].
     pub cold_start: Arc<ColdStart>,
+    /// Sessions that the app has named; only with that kind of affinity.
+    pub sessions: Option<Arc<Sessions>>,
 }
+
+/// Where the pods of sessions are.
+pub type Sessions = Mutex<McpSessions<SocketAddr>>;
 
 /// See the module.
 #[derive(Debug, Default)]

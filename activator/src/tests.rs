@@ -1,7 +1,10 @@
 //! The whole activator over real sockets: small pods that answer probes as a queue-proxy does, an
 //! activator in front of them, clients and an autoscaler around it.
 
+mod affinity;
+mod change;
 mod edges;
+mod hostile;
 mod ingress;
 mod limits;
 mod pods;
@@ -10,6 +13,7 @@ mod routing;
 mod sharing;
 mod stats;
 mod tls;
+mod traces;
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::affinity::{self, Session};
 use crate::capacity::{assign, capacity, infer_index};
 use crate::picker::{Candidate, Policy};
 use crate::pod_tracker::PodTracker;
@@ -201,6 +202,23 @@ impl Trackers {
             return None;
         }
         self.acquire_unchecked(random)
+    }
+
+    /// As [`Self::acquire`], at the session's own pod while that has room.
+    pub fn acquire_for(
+        &mut self,
+        session: Session,
+        in_flight: usize,
+        random: impl FnMut(usize) -> usize,
+    ) -> Option<Arc<PodTracker>> {
+        let all = self.assigned.iter().chain(&self.shared);
+        if self.cluster_ip.is_none()
+            && let Some(tracker) = affinity::choose(all, session)
+        {
+            tracker.reserve();
+            return Some(Arc::clone(tracker));
+        }
+        self.acquire(in_flight, random)
     }
 
     /// As [`Self::acquire`], without asking for the revision's own capacity.

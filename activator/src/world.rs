@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serving::RevisionId;
 
+use crate::affinity::Affinity;
+
 /// How many updates may wait to be applied; a writer that is faster waits.
 pub const UPDATES_CAPACITY: usize = 1024;
 
@@ -43,6 +45,8 @@ pub struct Revision {
     pub configuration: String,
     /// Annotation `features.knative.dev/http-full-duplex`.
     pub full_duplex: bool,
+    /// Annotation `pilotlight.dev/session-affinity`.
+    pub affinity: Option<Affinity>,
     /// Annotation `pilotlight.dev/max-wait`: how long a request may wait for a pod.
     pub max_wait: Option<Duration>,
     /// Whether a pod may be used as soon as its queue-proxy says so, before Kubernetes does:
@@ -112,6 +116,7 @@ impl Revision {
             service: String::new(),
             configuration: String::new(),
             full_duplex: false,
+            affinity: None,
             max_wait: None,
             probe_optimization: true,
         }

@@ -33,9 +33,11 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
+use serving::server::Listener;
 #[cfg(feature = "otel")]
 use serving::otlp::MetricPush;
 use serving::telemetry::LogLevel;
+use serving::tls::{ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -152,6 +154,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The scrape listener has no usable certificate.
+    #[error("cannot serve scrapes over TLS")]
+    ScrapeTls(#[from] ScrapeTlsError),
     /// The watches ended before everything was listed.
     #[error("watches ended")]
     Watches,
@@ -332,9 +337,10 @@ pub async fn run(
         profiling,
         metrics,
     } = listeners;
-    followers.spawn_local(admin::serve(profiling, None));
+    followers.spawn_local(admin::serve(Listener::plain(profiling), None));
     if let Some(metrics) = metrics {
-        followers.spawn_local(admin::serve(metrics, Some(Arc::new(registry))));
+        let listener = ScrapeTls::listener(config.metrics_tls.as_ref(), metrics)?;
+        followers.spawn_local(admin::serve(listener, Some(Arc::new(registry))));
     }
 
     #[cfg(feature = "otel")]

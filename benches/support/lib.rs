@@ -6,13 +6,17 @@
 pub mod api_server;
 pub mod fleet;
 pub mod h2c;
+pub mod held;
+pub mod idle;
 pub mod load;
 pub mod open_loop;
 pub mod overload;
 pub mod peers;
 pub mod pods;
 pub mod process;
+pub mod queue_pod;
 pub mod quota;
 pub mod report;
+pub mod revisions;
 pub mod sample;
 pub mod websocket;

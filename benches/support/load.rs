@@ -132,6 +132,16 @@ pub fn get_host(host: &str, path: &str) -> Vec<u8> {
         .into_bytes()
 }
 
+/// A POST with a short body.
+pub fn post(address: SocketAddr, path: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: bench\r\nAccept: */*\r\n\
+         Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
 /// Sends `requests` requests over `connections` connections and waits for all answers.
 ///
 /// # Errors
@@ -142,7 +152,21 @@ pub async fn closed_loop(
     requests: u64,
     bound: Duration,
 ) -> anyhow::Result<Done> {
-    let request: std::sync::Arc<[u8]> = get(address, "/").into();
+    closed_loop_of(get(address, "/"), address, connections, requests, bound).await
+}
+
+/// The same with any `request`.
+///
+/// # Errors
+/// As [`closed_loop`].
+pub async fn closed_loop_of(
+    request: Vec<u8>,
+    address: SocketAddr,
+    connections: usize,
+    requests: u64,
+    bound: Duration,
+) -> anyhow::Result<Done> {
+    let request: std::sync::Arc<[u8]> = request.into();
     let each = requests / connections as u64;
     let mut tasks = JoinSet::new();
     for _ in 0..connections {

@@ -57,18 +57,41 @@ pub async fn nginx_backend(folder: &Path, h2c: bool) -> anyhow::Result<Server> {
     nginx(folder, name, &site).await
 }
 
+/// One nginx on a port of every loopback address: any number of pods, which pass probes.
+///
+/// # Errors
+/// When nginx is not installed or does not start.
+pub async fn nginx_pods(folder: &Path) -> anyhow::Result<Server> {
+    let address = loopback(free_port()?);
+    let site = format!(
+        "server {{ listen 0.0.0.0:{} backlog=4096; location / {{ return 200 \"ok\\n\"; }}\n\
+         location = /healthz {{ return 200 \"queue\"; }} }}",
+        address.port()
+    );
+    nginx_at(folder, "nginx-pods", &site, address).await
+}
+
 /// nginx with one process; `{address}` in `site` is where it is to listen.
 async fn nginx(folder: &Path, name: &str, site: &str) -> anyhow::Result<Server> {
-    let program =
-        installed("nginx").context("nginx is not installed (Debian package nginx-light)")?;
     let address = loopback(free_port()?);
     let site = site.replace("{address}", &address.to_string());
+    nginx_at(folder, name, &site, address).await
+}
+
+async fn nginx_at(
+    folder: &Path,
+    name: &str,
+    site: &str,
+    address: SocketAddr,
+) -> anyhow::Result<Server> {
+    let program =
+        installed("nginx").context("nginx is not installed (Debian package nginx-light)")?;
     let prefix = folder.join(name);
     std::fs::create_dir_all(&prefix)?;
     let config = format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\n\
          pid {prefix}/pid;\nerror_log /dev/null crit;\n\
-         events {{ worker_connections 8192; }}\n\
+         events {{ worker_connections 16384; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;\n\
          client_body_temp_path {prefix}/b; proxy_temp_path {prefix}/p; fastcgi_temp_path {prefix}/f;\n\
          uwsgi_temp_path {prefix}/u; scgi_temp_path {prefix}/s;\n{site} }}\n",

@@ -103,6 +103,26 @@ impl Process {
         }
     }
 
+    /// Asks the process to end and waits until it has.
+    ///
+    /// # Errors
+    /// When it is still there after `patience`, or did not end well.
+    pub async fn terminate(mut self, patience: Duration) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("{} ended with {status}", self.name),
+                None if Instant::now() > deadline => {
+                    bail!("{} goes on {patience:?} after SIGTERM", self.name)
+                }
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     /// Nothing but an error when the process has ended.
     ///
     /// # Errors
@@ -271,6 +291,23 @@ pub fn build(package: &str, bin: &str, profile: &str) -> anyhow::Result<PathBuf>
         .filter(|message| message["target"]["name"] == bin)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .with_context(|| format!("cargo does not name the executable {bin}"))
+}
+
+/// Builds `program` as it is shipped, with `deploy/images`, and returns its path.
+///
+/// # Errors
+/// When the script fails; it says why.
+pub fn build_as_shipped(program: &str) -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let status = Command::new(root.join("deploy/images"))
+        .args(["--binaries-only", "--only", program])
+        .stdout(Stdio::null())
+        .status()
+        .context("deploy/images cannot be run")?;
+    if !status.success() {
+        bail!("{program} does not build as it is shipped");
+    }
+    Ok(root.join("target/images").join(program))
 }
 
 #[cfg(test)]

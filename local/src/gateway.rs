@@ -13,7 +13,7 @@ use serving::body::Body;
 use serving::forward;
 use serving::header;
 use serving::server::{Connection, Handler};
-use serving::upgrade::Tunnels;
+use serving::upgrade::{Lifetime, Tunnels};
 
 use crate::cluster::Cluster;
 use crate::cluster::replica::Replica;
@@ -90,6 +90,7 @@ impl Gateway {
             return Refusal::from(trouble).response(passing);
         }
         if !revision.proxied.get()
+            && revision.affinity.is_none()
             && let Some(replica) = least_loaded(&revision, &[])
         {
             return self
@@ -180,7 +181,7 @@ impl Gateway {
                     return match forwarded.upgrade {
                         Some(upgrade) => {
                             // The queue-proxy knows how long it may last.
-                            self.tunnels.spawn(upgrade, None, passing);
+                            self.tunnels.spawn(upgrade, Lifetime::default(), passing);
                             forwarded
                                 .response
                                 .map(|body| Body::upstream(body, (Passing::default(), None)))

@@ -6,17 +6,16 @@
 use std::rc::Rc;
 
 use http::{HeaderMap, StatusCode};
-use serving::AnchoredClock;
 use serving::body::{End, Guard, Outcome};
 use serving::breaker::Permit;
 use serving::deadline::Expired;
 use serving::forward::ForwardError;
 use serving::lifecycle::InFlightGuard;
-use serving::request_stats::RequestStats;
 use tokio::time::Instant;
 
 use crate::metrics::{Metrics, ServerFacts, error_type};
 use crate::request_log::Entry;
+use crate::statistics::Statistics;
 use crate::telemetry::RequestSpans;
 
 /// One request's share of everything that counts requests.
@@ -42,8 +41,7 @@ pub(crate) struct TimeoutNames(pub(crate) Rc<[String; 3]>);
 /// Tells the statistics that a request is over.
 #[derive(Debug)]
 struct Departure {
-    stats: Rc<RequestStats>,
-    clock: AnchoredClock,
+    statistics: Rc<Statistics>,
     proxied: bool,
 }
 
@@ -115,17 +113,10 @@ impl RequestGuard {
     }
 
     /// Counts the request in the statistics from now on.
-    pub(crate) fn arrive(
-        &mut self,
-        stats: &Rc<RequestStats>,
-        clock: AnchoredClock,
-        proxied: bool,
-        now: Instant,
-    ) {
-        stats.arrive(clock.unix(now), proxied);
+    pub(crate) fn arrive(&mut self, statistics: &Rc<Statistics>, proxied: bool, now: Instant) {
+        statistics.arrive(now, proxied);
         self.departure = Some(Departure {
-            stats: Rc::clone(stats),
-            clock,
+            statistics: Rc::clone(statistics),
             proxied,
         });
     }
@@ -241,7 +232,7 @@ impl TimeoutNames {
 
 impl Drop for Departure {
     fn drop(&mut self) {
-        self.stats.depart(self.clock.now(), self.proxied);
+        self.statistics.depart(Instant::now(), self.proxied);
     }
 }
 

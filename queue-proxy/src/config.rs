@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
-use serving::tls::{self, PolicySettings};
+use serving::tls::{self, PolicySettings, ScrapeTls};
 
 use crate::telemetry::TelemetrySettings;
 
@@ -146,6 +146,8 @@ pub struct Options {
     /// The address of the user metrics; `METRICS_PROMETHEUS_HOST` or the endpoint. `None` is
     /// [`Options::bind`].
     pub user_metrics_host: Option<IpAddr>,
+    /// TLS of the user metrics; `METRICS_PROMETHEUS_TLS_*`.
+    pub user_metrics_tls: Option<ScrapeTls>,
     /// `PROFILING_PORT`.
     pub profiling_port: u16,
     /// The address that the binary binds its ports on; `None` is the wildcard address.
@@ -300,6 +302,7 @@ impl Options {
             .or_else(|| observability.prometheus_port())
             .unwrap_or(USER_METRICS_PORT);
         let user_metrics_host = prometheus_host(reader, observability);
+        let user_metrics_tls = ScrapeTls::read(reader);
         let defaults = Self::default();
         let quiet_period =
             duration(reader, "PILOTLIGHT_QUIET_PERIOD").unwrap_or(defaults.quiet_period);
@@ -314,6 +317,7 @@ impl Options {
             legacy_metrics: legacy_metrics || legacy_switch,
             user_metrics_port,
             user_metrics_host,
+            user_metrics_tls,
             profiling_port: optional_port(reader, "PROFILING_PORT").unwrap_or(PROFILING_PORT),
             quiet_period,
             overload_delay,
@@ -396,6 +400,7 @@ impl Default for Options {
             legacy_metrics: false,
             user_metrics_port: USER_METRICS_PORT,
             user_metrics_host: None,
+            user_metrics_tls: None,
             profiling_port: PROFILING_PORT,
             bind: None,
             raw_output: true,

@@ -3,13 +3,15 @@
 //! Under a CPU quota the kernel stops the whole process, for most of each 100 ms once the quota is
 //! used up. Work then waits in front of the event loop, and without a bound all of it becomes too
 //! late at once (knative/serving#10085). What waits there is measured as it happens to everyone: a
-//! timer's task queues up behind the requests, and how late it runs is how late they run; of that
-//! counts the share of the time in which this thread was not let run. The
-//! decision is [`Share`]'s, a pure controller; this file only feeds it.
+//! timer's task queues up behind the requests, and how late it runs is how late they run. Of that
+//! counts the share of the time in which this thread was not let run, and a tenth of it where no
+//! quota stops the process ([`Throttle`]). The decision is [`Share`]'s, a pure controller; this file
+//! only feeds it.
 //!
 //! Without requests nothing is measured and nothing wakes the process.
 
 mod share;
+mod throttle;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::share::Share;
+use self::throttle::Throttle;
 
 /// Between two looks while requests arrive. Half a period of the kernel's quota, so that looks fall
 /// into its running and its stopped part.
@@ -29,6 +32,10 @@ const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 /// At most one line per this time says that requests are refused.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// How much longer work may wait where no quota stops the process: a busy machine makes everything
+/// slow, and a request that is merely late is better than none.
+const PATIENCE: u32 = 10;
 
 /// What the data ports ask before they admit a request, and the task that keeps it informed.
 #[derive(Debug)]
@@ -42,6 +49,7 @@ pub(crate) struct Overload {
     woken: Notify,
     refused: Cell<u64>,
     gate: Arc<Gate>,
+    throttle: RefCell<Throttle>,
 }
 
 // === impl Overload ===
@@ -56,6 +64,7 @@ impl Overload {
             woken: Notify::new(),
             refused: Cell::new(0),
             gate: Arc::default(),
+            throttle: RefCell::new(Throttle::new()),
         })
     }
 
@@ -81,6 +90,12 @@ impl Overload {
         refused
     }
 
+    /// Whether there is too little CPU for what is asked.
+    pub(crate) fn is_refusing(&self) -> bool {
+        let share = self.share.as_ref();
+        share.is_some_and(|share| share.borrow().is_refusing())
+    }
+
     /// Looks at the delay for as long as there are requests; never ends. `count` is told how many
     /// requests the gate has refused.
     pub(crate) async fn watch(&self, count: impl Fn(u64, Instant)) {
@@ -98,6 +113,11 @@ impl Overload {
             let now = Instant::now();
             let worked = cpu_time().saturating_sub(worked);
             let delay = denied(now.saturating_duration_since(due), worked, now - start);
+            // Two small files, and only while there are requests.
+            let delay = match self.throttle.borrow_mut().look(now) {
+                true => delay,
+                false => delay / PATIENCE,
+            };
             let refused = self.gate.take_refused();
             if refused > 0 {
                 self.arrived.set(true);
@@ -186,7 +206,7 @@ mod tests {
             .run_until(async {
                 for _ in 0..20 {
                     overload.refuses(false);
-                    stop(Duration::from_millis(500)).await;
+                    stop(Duration::from_secs(5)).await;
                 }
                 assert!((0..10).any(|_| overload.refuses(false)));
                 for _ in 0..100 {

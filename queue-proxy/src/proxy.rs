@@ -15,8 +15,8 @@ use serving::go;
 use serving::lifecycle::{Drain, InFlight};
 use serving::pool::{Upstream, UpstreamOptions};
 use serving::probe_spec::InvalidProbe;
-use serving::request_stats::RequestStats;
 use serving::server::{Handler, Listener, ServerOptions, Shutdown, serve};
+use serving::tls::ScrapeTls;
 use serving::upgrade::Tunnels;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -199,7 +199,7 @@ impl QueueProxy {
         let mut servers = Servers::default();
         let clock = AnchoredClock::new();
         let now = Instant::now();
-        let stats = Rc::new(RequestStats::new(clock.unix(now)));
+        let statistics = Statistics::new(&self.config.identity.pod, clock, now);
         let metrics = self.metrics();
         let mut data = vec![Listener::plain(listeners.data)];
         if let Some(socket) = listeners.tls {
@@ -212,13 +212,12 @@ impl QueueProxy {
             .spawn(&mut servers.background, metrics.as_ref(), clock);
         let overload = Overload::new(self.config.options.overload_delay);
         let watched = Rc::clone(&overload);
-        let (shared, counted) = (Rc::clone(&self.shared), Rc::clone(&stats));
+        let (shared, counted) = (Rc::clone(&self.shared), Rc::clone(&statistics));
         let count = move |refused, now| {
             shared.arrived(now);
-            let at = clock.unix(now);
             for _ in 0..refused {
-                counted.arrive(at, false);
-                counted.depart(at, false);
+                counted.arrive(now, false);
+                counted.depart(now, false);
             }
         };
         servers
@@ -228,19 +227,13 @@ impl QueueProxy {
         let gate = overload
             .gate()
             .filter(|_| metrics.is_none() && self.log.is_none());
-        let stack = self.stack(&stats, clock, metrics.as_ref(), tunnels, overload);
+        let stack = self.stack(&statistics, metrics.as_ref(), tunnels, overload);
         let options = ServerOptions {
             header_read_timeout: self.config.options.header_read_timeout,
             gate,
             ..ServerOptions::default()
         };
         servers.data.serve(data, stack, options);
-        let statistics = Statistics::new(&self.config.identity.pod, now);
-        let reporter = {
-            let statistics = Rc::clone(&statistics);
-            async move { statistics.report(&stats, clock).await }
-        };
-        servers.background.spawn_local(reporter);
         let side = &mut servers.side;
         if let Some(socket) = listeners.stats {
             let endpoint = StatisticsEndpoint(statistics);
@@ -261,17 +254,19 @@ impl QueueProxy {
         if let (Some(socket), Some(metrics)) = (listeners.user_metrics, metrics) {
             let options = side_options(Some(METRICS_HEADER_TIMEOUT));
             let endpoint = MetricsEndpoint { metrics };
-            servers
-                .last
-                .serve(vec![Listener::plain(socket)], endpoint, options);
+            // As when its port is taken, the sidecar goes on without metrics.
+            let tls = self.config.options.user_metrics_tls.as_ref();
+            match ScrapeTls::listener(tls, socket) {
+                Ok(listener) => servers.last.serve(vec![listener], endpoint, options),
+                Err(error) => tracing::error!(error = %error, "metrics server error"),
+            }
         }
         Ok(servers)
     }
 
     fn stack(
         &self,
-        stats: &Rc<RequestStats>,
-        clock: AnchoredClock,
+        statistics: &Rc<Statistics>,
         metrics: Option<&Rc<Metrics>>,
         tunnels: &Tunnels,
         overload: Rc<Overload>,
@@ -284,8 +279,7 @@ impl QueueProxy {
         Stack {
             shared: Rc::clone(&self.shared),
             readiness: Rc::clone(&self.readiness),
-            stats: Rc::clone(stats),
-            clock,
+            statistics: Rc::clone(statistics),
             timeouts: Timeouts {
                 total: config.revision_timeout,
                 response_start: config.response_start_timeout,

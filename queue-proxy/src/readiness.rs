@@ -1,8 +1,9 @@
 //! Whether the app is ready: probe rounds on demand, shared by everyone who asks meanwhile.
 //!
 //! Driven by the probe requests of kubelet and activator through [`crate::stack`]; nothing probes
-//! in the background and no verdict is kept (upstream: `pkg/queue/readiness/probe.go`). A round
-//! goes on when the requester that began it leaves, so that the others still get its verdict.
+//! in the background, and a verdict is kept only for [`Readiness::was_ready`], by which a sidecar
+//! without CPU time still answers (upstream: `pkg/queue/readiness/probe.go`). A round goes on when
+//! the requester that began it leaves, so that the others still get its verdict.
 
 mod attempt;
 mod grpc;
@@ -16,11 +17,15 @@ use std::time::Duration;
 
 use serving::probe_spec::{self, InvalidProbe};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::ProbePacing;
 use crate::handle::Shared;
 
 pub(crate) use round::Report;
+
+/// For how long a good verdict can stand for the next: kubelet asks every ten seconds.
+const MEMORY: Duration = Duration::from_secs(15);
 
 /// One container's probe, decoded and with its defaults resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +78,8 @@ pub(crate) struct Readiness {
     pacing: ProbePacing,
     report: Report,
     shared: Rc<Shared>,
+    /// When the app was last found ready, unless it was not since.
+    ready_at: Cell<Option<Instant>>,
     /// The verdict that the round under way will publish.
     round: RefCell<Option<watch::Receiver<Option<bool>>>>,
 }
@@ -181,6 +188,7 @@ impl Readiness {
             pacing,
             report,
             shared,
+            ready_at: Cell::new(None),
             round: RefCell::new(None),
         })
     }
@@ -199,6 +207,15 @@ impl Readiness {
         }
     }
 
+    /// Whether the app was ready a short while ago. A round begins all the same, so that this is
+    /// about the present the next time.
+    pub(crate) fn was_ready(self: &Rc<Self>, now: Instant) -> bool {
+        if !self.probes.is_empty() {
+            drop(self.join());
+        }
+        self.ready_at.get().is_some_and(|at| now - at < MEMORY)
+    }
+
     fn join(self: &Rc<Self>) -> watch::Receiver<Option<bool>> {
         if let Some(round) = &*self.round.borrow()
             && round.has_changed().is_ok()
@@ -211,6 +228,7 @@ impl Readiness {
         tokio::task::spawn_local(async move {
             let ready = round::run(&readiness.probes, readiness.pacing, readiness.report).await;
             readiness.shared.ready.set(ready);
+            readiness.ready_at.set(ready.then(Instant::now));
             // Whoever asks from now on begins a new round.
             readiness.round.replace(None);
             verdict.send_replace(Some(ready));

@@ -17,7 +17,6 @@ use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use serving::AnchoredClock;
 use serving::body::Body;
 use serving::breaker::Breaker;
 use serving::deadline::{Deadline, Timeouts};
@@ -25,7 +24,6 @@ use serving::forward::{self, ForwardError, Forwarded, error_response, text_respo
 use serving::header::{self as knative, Marks, RequestClass};
 use serving::names::{CAPABILITY_HEADER, CAPABLE_WITHOUT_WAITING, LOAD_HEADER, NOT_STARTED_HEADER};
 use serving::pool::Upstream;
-use serving::request_stats::RequestStats;
 use serving::server::{Connection, Handler};
 use serving::upgrade::Tunnels;
 use tokio::time::Instant;
@@ -37,6 +35,7 @@ use crate::metrics::{Metrics, ServerFacts};
 use crate::overload::Overload;
 use crate::readiness::Readiness;
 use crate::request_log::{Entry, RequestLogger};
+use crate::statistics::Statistics;
 use crate::telemetry::Tracing;
 
 static CAPABILITY: HeaderName = HeaderName::from_static(CAPABILITY_HEADER);
@@ -57,8 +56,7 @@ type GuardedBody = Body<Option<RequestGuard>>;
 pub(crate) struct Stack {
     pub(crate) shared: Rc<Shared>,
     pub(crate) readiness: Rc<Readiness>,
-    pub(crate) stats: Rc<RequestStats>,
-    pub(crate) clock: AnchoredClock,
+    pub(crate) statistics: Rc<Statistics>,
     pub(crate) timeouts: Timeouts,
     pub(crate) timeout_names: TimeoutNames,
     pub(crate) breaker: Option<Breaker>,
@@ -142,7 +140,9 @@ impl Stack {
             let text = format!("unexpected probe header value: {value}");
             return error_response(StatusCode::BAD_REQUEST, &text, None);
         }
-        if self.readiness.ready().await {
+        // While requests are refused, a round takes longer than kubelet waits for it.
+        let is_known = self.overload.is_refusing() && self.readiness.was_ready(Instant::now());
+        if is_known || self.readiness.ready().await {
             text_response(StatusCode::OK, knative::QUEUE_NAME, None)
         } else {
             // The activator takes another status for a mesh that refuses it.
@@ -218,9 +218,9 @@ impl Stack {
         now: Instant,
     ) -> Response<GuardedBody> {
         self.shared.arrived(now);
-        let (at, proxied) = (self.clock.unix(now), knative::is_proxied(headers));
-        self.stats.arrive(at, proxied);
-        self.stats.depart(at, proxied);
+        let proxied = knative::is_proxied(headers);
+        self.statistics.arrive(now, proxied);
+        self.statistics.depart(now, proxied);
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut response = recorded(error_response(status, "overloaded", None), guard);
         let answer = response.headers_mut();
@@ -300,7 +300,7 @@ impl Stack {
                 spans.proxying(now);
             }
             let proxied = marks.knative() && knative::is_proxied(request.headers());
-            guard.arrive(&self.stats, self.clock, proxied, now);
+            guard.arrive(&self.statistics, proxied, now);
             if marks.knative() {
                 restore_host(&mut request);
             }
@@ -375,7 +375,7 @@ impl Stack {
             Some(upgrade) => {
                 // Upstream's recorders never see the 101.
                 guard.answered(StatusCode::OK);
-                self.tunnels.spawn(upgrade, Some(deadline.total()), guard);
+                self.tunnels.spawn(upgrade, deadline.lifetime(), guard);
                 response.map(|_| Body::empty(None))
             }
             None => {

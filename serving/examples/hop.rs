@@ -84,7 +84,7 @@ impl Hop {
         let guard = match forwarded.upgrade {
             None => permit,
             Some(upgrade) => {
-                self.tunnels.spawn(upgrade, Some(deadline.total()), permit);
+                self.tunnels.spawn(upgrade, deadline.lifetime(), permit);
                 None
             }
         };

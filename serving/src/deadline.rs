@@ -20,6 +20,8 @@ use std::time::Duration;
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::upgrade::Lifetime;
+
 /// Sleeps that no task needs at the moment are kept for the next one, at most this many.
 const MAX_SPARE_TIMERS: usize = 256;
 
@@ -336,6 +338,18 @@ impl Deadline {
     /// When the total deadline fires.
     pub fn total(&self) -> Instant {
         self.total
+    }
+
+    /// How long an upgraded connection may last that this request becomes: its 101 has met the
+    /// response-start deadline.
+    pub fn lifetime(&self) -> Lifetime {
+        let clocks = self.watch.clocks.get();
+        Lifetime {
+            until: Some(self.total),
+            idle: clocks
+                .and_then(|clocks| clocks.idle)
+                .map(|idle| idle.period),
+        }
     }
 
     /// The deadline that fired, if one did.

@@ -31,6 +31,15 @@ pub const INGRESS_HEADER: &str = "pilotlight-ingress";
 /// On the response to a request that the activator held: for how many seconds. Behind a switch.
 pub const HELD_HEADER: &str = "pilotlight-held";
 
+/// Annotation on a revision template, or on a Route for its splits: how sessions are told apart.
+pub const SESSION_AFFINITY_ANNOTATION: &str = "pilotlight.dev/session-affinity";
+
+/// Environment variable of queue-proxy and activator: B3 trace headers are read and written too.
+pub const B3_VARIABLE: &str = "PILOTLIGHT_B3";
+
+/// Those that concern the activator.
+pub const ACTIVATOR_ANNOTATIONS: [&str; 2] = [MAX_WAIT_ANNOTATION, SESSION_AFFINITY_ANNOTATION];
+
 /// Annotation on a revision template: how long a request may wait in the activator (Go's syntax).
 pub const MAX_WAIT_ANNOTATION: &str = "pilotlight.dev/max-wait";
 /// On a request from one autoscaler of ours to another: the body holds windows that a leader hands

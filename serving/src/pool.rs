@@ -32,6 +32,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::AbortHandle;
 
 pub(crate) use self::http1::Broken;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::http1::fuzz;
 use self::http1::{Download, Idle};
 pub(crate) use self::stream::Stream;
 pub use self::tls::UpstreamTls;

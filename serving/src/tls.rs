@@ -5,6 +5,7 @@
 //! `knative.dev/pkg/network/tls/config.go`, `pkg/queue/certificate`, `pkg/activator/certificate`.
 
 mod policy;
+mod scrape;
 
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 pub use self::policy::{
-    ACTIVATOR, Policy, PolicyError, PolicySettings, PolicyVariables, QUEUE_PROXY,
+    ACTIVATOR, METRICS_PROMETHEUS, Policy, PolicyError, PolicySettings, PolicyVariables,
+    QUEUE_PROXY,
 };
+pub use self::scrape::{ScrapeTls, ScrapeTlsError};
 
 /// The certificate's name in Secrets and mounted directories.
 pub const CERTIFICATE: &str = "tls.crt";

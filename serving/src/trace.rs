@@ -6,6 +6,8 @@
 //! done by [`stdout`] or, with the feature `otel`, by `otlp`. Upstream: OpenTelemetry's Go SDK as
 //! `knative.dev/pkg/observability/tracing` sets it up.
 
+mod export;
+pub mod http;
 mod sampler;
 pub mod stdout;
 
@@ -14,11 +16,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use http::HeaderValue;
+use ::http::HeaderValue;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use self::export::{SpanExport, SpanExportError};
 pub use self::sampler::{Sampler, SamplerError};
 use crate::clock::{AnchoredClock, UnixTime};
 use crate::trace_context::{RemoteContext, SAMPLED, SpanContext, SpanId, TraceId};

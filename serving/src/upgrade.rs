@@ -41,6 +41,16 @@ pub struct Upgrade {
     pub(crate) is_websocket: bool,
 }
 
+/// How long a tunnel may last. For ever by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When it ends whatever passes.
+    pub until: Option<Instant>,
+    /// It ends when for so long nothing passes in either direction. Upstream ends it then although
+    /// bytes pass, and ends it with the response-start timeout as well (knative/serving#16169).
+    pub idle: Option<Duration>,
+}
+
 /// The running tunnels of one server. A clone is another handle on the same. Not `Send`.
 #[derive(Clone, Debug, Default)]
 pub struct Tunnels {
@@ -64,6 +74,27 @@ struct Running<G: Guard> {
     end: End,
 }
 
+// === impl Lifetime ===
+
+impl Lifetime {
+    /// Ends when it is over, `last` being when something passed.
+    async fn expired(self, last: Option<&Cell<Instant>>) -> Expired {
+        loop {
+            let idle = self.idle.zip(last).map(|(idle, last)| last.get() + idle);
+            let (next, expired) = match (self.until, idle) {
+                (Some(until), Some(idle)) if idle < until => (idle, Expired::Idle),
+                (Some(until), _) => (until, Expired::Total),
+                (None, Some(idle)) => (idle, Expired::Idle),
+                (None, None) => return std::future::pending().await,
+            };
+            if next <= Instant::now() {
+                return expired;
+            }
+            sleep_until(next).await;
+        }
+    }
+}
+
 // === impl Tunnels ===
 
 impl Tunnels {
@@ -72,11 +103,11 @@ impl Tunnels {
         Self::default()
     }
 
-    /// Runs a tunnel until both directions have ended, one broke, or `deadline`; then `guard` is
-    /// told how many bytes the client got, and dropped.
-    pub fn spawn<G: Guard>(&self, upgrade: Upgrade, deadline: Option<Instant>, guard: G) {
+    /// Runs a tunnel until both directions have ended, one broke, or its `lifetime` is over; then
+    /// `guard` is told how many bytes the client got, and dropped.
+    pub fn spawn<G: Guard>(&self, upgrade: Upgrade, lifetime: Lifetime, guard: G) {
         let mut running = Running {
-            key: self.state.running.borrow_mut().insert(deadline),
+            key: self.state.running.borrow_mut().insert(lifetime.until),
             state: Rc::clone(&self.state),
             guard: Some(guard),
             end: End {
@@ -84,7 +115,7 @@ impl Tunnels {
                 bytes: 0,
             },
         };
-        tokio::task::spawn_local(async move { running.run_until(upgrade, deadline).await });
+        tokio::task::spawn_local(async move { running.run_within(upgrade, lifetime).await });
     }
 
     /// How many run.
@@ -126,19 +157,21 @@ impl State {
 // === impl Running ===
 
 impl<G: Guard> Running<G> {
-    async fn run_until(&mut self, upgrade: Upgrade, deadline: Option<Instant>) {
-        let Some(deadline) = deadline else {
-            return self.run(upgrade).await;
-        };
-        tokio::select! {
-            biased;
-            () = self.run(upgrade) => return,
-            () = sleep_until(deadline) => {}
+    async fn run_within(&mut self, upgrade: Upgrade, lifetime: Lifetime) {
+        if lifetime == Lifetime::default() {
+            return self.run(upgrade, None).await;
         }
-        self.end.outcome = Outcome::Expired(Expired::Total);
+        let last = lifetime.idle.map(|_| Cell::new(Instant::now()));
+        let expired = tokio::select! {
+            biased;
+            () = self.run(upgrade, last.as_ref()) => return,
+            expired = lifetime.expired(last.as_ref()) => expired,
+        };
+        self.end.outcome = Outcome::Expired(expired);
     }
 
-    async fn run(&mut self, upgrade: Upgrade) {
+    /// `last` is kept up to date with when something passed.
+    async fn run(&mut self, upgrade: Upgrade, last: Option<&Cell<Instant>>) {
         let is_websocket = upgrade.is_websocket;
         // When the 101 has been written.
         let Ok(client) = upgrade.client.await else {
@@ -148,7 +181,7 @@ impl<G: Guard> Running<G> {
         let state = Rc::clone(&self.state);
         let ended = tokio::select! {
             biased;
-            ended = tunnel.relay(&state.chunk, &mut self.end.bytes) => Some(ended),
+            ended = tunnel.relay(&state.chunk, &mut self.end.bytes, last) => Some(ended),
             () = state.closing() => None,
         };
         let ended = match ended {

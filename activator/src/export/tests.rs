@@ -86,7 +86,8 @@ fn everything_is_pushed() {
             .expect("taken");
         let settings = observability(PROTOCOL_HTTP_PROTOBUF, &endpoint);
         let export = export(&settings).expect("valid").expect("wanted");
-        tokio::task::spawn_local(run(activator, export));
+        let mut tasks = JoinSet::new();
+        let exporting = start(&activator, export, &mut tasks);
         let wanted = [
             "kn.revision.request.queued",
             "kn.revision.request.active",
@@ -103,5 +104,11 @@ fn everything_is_pushed() {
         while !collector.0.borrow().iter().any(has_all) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        // The last word before the end of the process.
+        tasks.abort_all();
+        while tasks.join_next().await.is_some() {}
+        let before = collector.0.borrow().len();
+        exporting.flush().await;
+        assert_eq!(collector.0.borrow().len(), before + 1);
     });
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::uri::Authority;
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header as http_header,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header as http_header,
 };
 use hyper::body::Incoming;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -24,12 +25,14 @@ use serving::body::Body;
 use serving::forward::{self, Forwarded, error_response};
 use serving::pool::{Upstream, UpstreamOptions};
 use serving::server::{Connection, Handler};
+use serving::upgrade::Lifetime;
 use serving::{RevisionId, header, names};
 use tokio::time::Instant;
 
 use super::services::Destination;
-use super::table::{BackendRef, Matched, RouteTables};
+use super::table::{BackendRef, Draw, Matched, RouteTables};
 use crate::activator::{Activator, ActivatorBody};
+use crate::affinity::{Affinity, MAX_SPLIT_SESSIONS, McpSessions, Ticket, mcp_key};
 use crate::exchange::Exchange;
 
 /// How long a resolved name is believed.
@@ -73,6 +76,21 @@ struct Shared {
     names: RefCell<HashMap<String, (Instant, Vec<SocketAddr>)>>,
     random: RefCell<fastrand::Rng>,
     next: Cell<usize>,
+    /// The parts of splits that MCP sessions belong to.
+    sessions: RefCell<McpSessions<u64>>,
+}
+
+/// A request's session, as far as splits are concerned.
+#[derive(Debug)]
+struct Session {
+    key: u64,
+    /// The part it was given before.
+    part: Option<u64>,
+    /// What its cookie says, or will say.
+    ticket: Option<Ticket>,
+    is_mcp: bool,
+    /// The part it is given now.
+    chosen: u64,
 }
 
 /// The handler of one entry.
@@ -113,6 +131,7 @@ impl Gateway {
             names: RefCell::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             next: Cell::new(0),
+            sessions: RefCell::new(McpSessions::new(MAX_SPLIT_SESSIONS)),
         };
         Self {
             shared: Rc::new(shared),
@@ -166,6 +185,50 @@ impl Shared {
         Rc::clone(all.entry(dest).or_insert_with(new))
     }
 
+    /// Where a request goes that belongs to nothing.
+    fn any(&self) -> Draw {
+        Draw {
+            number: self.random.borrow_mut().u32(..100),
+            part: None,
+        }
+    }
+
+    /// The session of a request; a new one for a request that names none.
+    fn session(&self, affinity: &Affinity, headers: &HeaderMap) -> Session {
+        let mut random = self.random.borrow_mut();
+        let (key, part, ticket) = match affinity {
+            Affinity::Cookie => {
+                let known = self.activator.signer().ticket(headers);
+                let ticket = known.unwrap_or_else(|| Ticket::new(random.u128(..)));
+                (ticket.key(), known.map(|it| it.part), Some(ticket))
+            }
+            Affinity::Header(_) | Affinity::Mcp => {
+                let known = affinity.key(headers, self.activator.signer());
+                let is_mcp = *affinity == Affinity::Mcp;
+                let part = known
+                    .filter(|_| is_mcp)
+                    .and_then(|key| self.sessions.borrow().place(key));
+                (known.unwrap_or_else(|| random.u64(..)), part, None)
+            }
+        };
+        Session {
+            key,
+            part,
+            ticket,
+            is_mcp: *affinity == Affinity::Mcp,
+            chosen: 0,
+        }
+    }
+
+    /// A response may name the MCP session that began with it.
+    fn learn(&self, session: &Session, headers: &HeaderMap) {
+        if session.is_mcp
+            && let Some(key) = mcp_key(headers)
+        {
+            self.sessions.borrow_mut().learn(key, session.chosen);
+        }
+    }
+
     /// One of the addresses of a name.
     async fn resolve(&self, name: &str) -> std::io::Result<Vec<SocketAddr>> {
         let now = Instant::now();
@@ -191,6 +254,23 @@ impl Shared {
     }
 }
 
+// === impl Session ===
+
+impl Session {
+    fn draw(&self) -> Draw {
+        Draw {
+            number: u32::try_from(self.key % 100).expect("below 100"),
+            part: self.part,
+        }
+    }
+
+    /// What the client has to be told, if that is news.
+    fn cookie(&self) -> Option<Ticket> {
+        let ticket = self.ticket?;
+        (self.part != Some(self.chosen)).then(|| ticket.at(self.chosen))
+    }
+}
+
 // === impl Front ===
 
 impl Handler for Front {
@@ -211,9 +291,18 @@ impl Handler for Front {
         {
             return installed(&routing, asked);
         }
-        let draw = shared.random.borrow_mut().u32(..100);
         let tls = connection.is_tls();
         let table = routing.tables.entry(self.local);
+        let mut session = None;
+        let draw = |affinity: Option<&Affinity>| {
+            let Some(affinity) = affinity else {
+                return shared.any();
+            };
+            let known = shared.session(affinity, request.headers());
+            let draw = known.draw();
+            session = Some(known);
+            draw
+        };
         let backend = match table.find(request.uri(), request.headers(), tls, draw) {
             Matched::Nothing => return failed(StatusCode::NOT_FOUND, "no route", "not found"),
             Matched::Redirect => return redirect(&request),
@@ -224,10 +313,29 @@ impl Handler for Front {
                 if !self.local {
                     say_scheme(&mut request, tls);
                 }
+                if let Some(session) = &mut session {
+                    session.chosen = picked.split.part;
+                }
                 &picked.split.backend
             }
         };
-        self.send(request, connection, &routing, backend).await
+        let Some(session) = session else {
+            return self.send(request, connection, &routing, backend).await;
+        };
+        let cookie = session.cookie();
+        if let Some(ticket) = cookie {
+            // The session is that of the revision, too.
+            let pair = shared.activator.signer().pair(ticket);
+            request.headers_mut().append(http_header::COOKIE, pair);
+        }
+        let mut response = self.send(request, connection, &routing, backend).await;
+        shared.learn(&session, response.headers());
+        if let Some(ticket) = cookie {
+            let cookie = shared.activator.signer().cookie(ticket);
+            let headers = response.headers_mut();
+            headers.append(http_header::SET_COOKIE, cookie);
+        }
+        response
     }
 }
 
@@ -293,7 +401,10 @@ impl Front {
         match forwarded {
             Ok(Forwarded { response, upgrade }) => {
                 if let Some(upgrade) = upgrade {
-                    shared.activator.tunnels().spawn(upgrade, None, ());
+                    shared
+                        .activator
+                        .tunnels()
+                        .spawn(upgrade, Lifetime::default(), ());
                 }
                 response.map(|body| Body::upstream(body, None))
             }

@@ -293,6 +293,7 @@ mod tests {
                 namespace: "ns".to_owned(),
                 name: name.to_owned(),
                 generation,
+                affinity: None,
                 spec,
             },
             created: created.to_owned(),

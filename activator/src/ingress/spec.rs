@@ -10,6 +10,8 @@ use std::fmt::Write;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::affinity::Affinity;
+
 /// The annotation that names who serves an Ingress.
 pub const CLASS_ANNOTATION: &str = "networking.knative.dev/ingress.class";
 
@@ -25,6 +27,8 @@ pub struct Ingress {
     pub name: String,
     /// `metadata.generation`.
     pub generation: i64,
+    /// Whether clients stay at their share of a split.
+    pub affinity: Option<Affinity>,
     /// With defaults applied.
     pub spec: IngressSpec,
 }
@@ -254,6 +258,7 @@ mod tests {
             namespace: "ns".to_owned(),
             name: "ing".to_owned(),
             generation: 1,
+            affinity: None,
             spec,
         }
     }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serving::header;
 
+use crate::affinity::{self, Affinity};
+
 use super::spec::{Ingress, Path, ServicePort, Split, Visibility};
 
 /// The value that asks for the hash of what is served.
@@ -37,6 +39,7 @@ pub struct RouteTables {
 #[derive(Debug)]
 pub struct Route {
     hash: HeaderValue,
+    affinity: Option<Affinity>,
     redirects: bool,
     paths: Vec<RoutePath>,
 }
@@ -56,6 +59,8 @@ struct RoutePath {
 #[derive(Debug)]
 pub struct RouteSplit {
     percent: u32,
+    /// By which sessions remember it.
+    pub part: u64,
     set: Vec<(HeaderName, HeaderValue)>,
     /// Where it leads.
     pub backend: BackendRef,
@@ -90,6 +95,15 @@ pub struct Picked<'a> {
     path: &'a RoutePath,
     /// The share it belongs to.
     pub split: &'a RouteSplit,
+}
+
+/// What decides a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Evenly distributed; the same for all requests of a session.
+    pub number: u32,
+    /// The part that the session was given before.
+    pub part: Option<u64>,
 }
 
 /// An Ingress that names a host of another one.
@@ -130,6 +144,7 @@ impl RouteTables {
             let local = rule.visibility == Visibility::ClusterLocal;
             let route = Arc::new(Route {
                 hash: hash.clone(),
+                affinity: ingress.affinity.clone(),
                 // As net-kourier has it; within the cluster nobody listens on 443.
                 redirects: ingress.spec.redirects() && !local,
                 paths: rule
@@ -180,9 +195,15 @@ fn key(ingress: &Ingress) -> (String, String) {
 // === impl RouteTable ===
 
 impl RouteTable {
-    /// Finds the way of a request. `draw` is below 100 and decides the split; `tls` says whether
-    /// the client came by HTTPS.
-    pub fn find(&self, uri: &Uri, headers: &HeaderMap, tls: bool, draw: u32) -> Matched<'_> {
+    /// Finds the way of a request. `draw` decides the split, with whatever the route says about
+    /// sessions; `tls` says whether the client came by HTTPS.
+    pub fn find(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        tls: bool,
+        draw: impl FnOnce(Option<&Affinity>) -> Draw,
+    ) -> Matched<'_> {
         let host = header::host(uri, headers);
         let host = std::str::from_utf8(host).unwrap_or_default();
         let host = without_port(host).to_ascii_lowercase();
@@ -194,7 +215,7 @@ impl RouteTable {
             if route.redirects && !tls {
                 return Matched::Redirect;
             }
-            return match path.split(draw) {
+            return match path.split(draw(route.affinity.as_ref())) {
                 Some(split) => Matched::Picked(Picked {
                     hash: &route.hash,
                     path,
@@ -260,8 +281,16 @@ impl RoutePath {
                 .all(|(name, expected)| header::value(headers, name) == expected.as_bytes())
     }
 
-    fn split(&self, draw: u32) -> Option<&RouteSplit> {
-        let mut left = draw % self.total.max(1);
+    /// The part that the session has, while it has a share at all; otherwise the number decides.
+    fn split(&self, draw: Draw) -> Option<&RouteSplit> {
+        let part = draw.part.and_then(|part| {
+            let mut all = self.splits.iter();
+            all.find(|split| split.part == part && split.percent > 0)
+        });
+        if part.is_some() {
+            return part;
+        }
+        let mut left = draw.number % self.total.max(1);
         self.splits.iter().find(|split| {
             let is_it = left < split.percent;
             left = left.saturating_sub(split.percent);
@@ -274,8 +303,11 @@ impl RoutePath {
 
 impl RouteSplit {
     fn new(split: &Split) -> Self {
+        let name = format!("{}/{}", split.service_namespace, split.service_name);
         Self {
             percent: split.percent,
+            // 0 stands for no part.
+            part: affinity::hash(name.as_bytes()).max(1),
             set: headers_to_set(&split.append_headers),
             backend: split.into(),
         }

@@ -284,6 +284,8 @@ fn known(object: IngressObject) -> Known {
     let mut spec = object.spec;
     spec.set_defaults();
     let metadata = object.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let affinity = objects::affinity(name, metadata.annotations.as_ref());
     Known {
         created: metadata
             .creation_timestamp
@@ -294,6 +296,7 @@ fn known(object: IngressObject) -> Known {
             namespace: metadata.namespace.unwrap_or_default(),
             name: metadata.name.unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
+            affinity,
             spec,
         },
     }

@@ -13,6 +13,8 @@ use kube::core::{NotUsed, Object, ObjectMeta};
 use serde::Deserialize;
 use serving::{RevisionId, names};
 
+use crate::affinity::Affinity;
+use crate::annotations;
 use crate::endpoints::{Address, Endpoints, Port, Subset};
 use crate::world::{Protocol, Revision};
 
@@ -145,6 +147,7 @@ pub fn revision(object: &RevisionObject) -> Option<Revision> {
         service: label(SERVICE_LABEL),
         configuration: label(CONFIGURATION_LABEL),
         full_duplex,
+        affinity: affinity(&id_text, annotations),
         max_wait: annotations
             .and_then(|annotations| annotations.get(names::MAX_WAIT_ANNOTATION))
             .and_then(|value| max_wait(&id_text, value)),
@@ -152,16 +155,28 @@ pub fn revision(object: &RevisionObject) -> Option<Revision> {
     })
 }
 
+/// What cannot be read is none.
+pub(super) fn affinity(
+    of: &str,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Option<Affinity> {
+    let value = annotations?.get(names::SESSION_AFFINITY_ANNOTATION)?;
+    Affinity::parse(value)
+        .inspect_err(|error| {
+            let annotation = names::SESSION_AFFINITY_ANNOTATION;
+            tracing::warn!(of, annotation, value, %error, "annotation ignored");
+        })
+        .ok()
+}
+
 /// What cannot be read is no limit.
 fn max_wait(revision: &str, value: &str) -> Option<Duration> {
-    match serving::go::parse_duration(value) {
-        Ok(nanos) if nanos > 0 => Some(serving::go::duration_to_std(nanos)),
-        _ => {
+    annotations::max_wait(value)
+        .inspect_err(|error| {
             let annotation = names::MAX_WAIT_ANNOTATION;
-            tracing::warn!(revision, annotation, value, "not a duration above zero");
-            None
-        }
-    }
+            tracing::warn!(revision, annotation, value, %error, "annotation ignored");
+        })
+        .ok()
 }
 
 /// Zero is off.
@@ -283,6 +298,7 @@ mod tests {
                 "annotations": {
                     "features.knative.dev/http-full-duplex": "eNabled",
                     "pilotlight.dev/max-wait": "1m30s",
+                    "pilotlight.dev/session-affinity": "mcp",
                 },
             },
             "spec": spec,
@@ -308,6 +324,7 @@ mod tests {
         assert!(read.full_duplex);
         assert_eq!(read.max_wait, Some(Duration::from_secs(90)));
         assert_eq!(max_wait("a/b", "soon"), None);
+        assert_eq!(read.affinity, Some(Affinity::Mcp));
         assert!(read.probe_optimization);
     }
 

@@ -20,7 +20,7 @@ use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::forward::error_response;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
-use serving::tls;
+use serving::tls::{self, ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -70,6 +70,9 @@ pub enum StartError {
     /// They or the settings cannot be used.
     #[error("system-internal-tls cannot be used")]
     InternalTls(#[from] InternalTlsError),
+    /// The scrape listener has no usable certificate.
+    #[error("cannot serve scrapes over TLS")]
+    ScrapeTls(#[from] ScrapeTlsError),
     /// A port cannot be listened on.
     #[error("cannot listen on port {port}")]
     Bind {
@@ -159,9 +162,7 @@ pub async fn run(
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
     #[cfg(feature = "otel")]
-    if let Some(export) = export {
-        tasks.spawn_local(crate::export::run(activator.clone(), export));
-    }
+    let exporting = export.map(|export| crate::export::start(&activator, export, &mut tasks));
     #[cfg(not(feature = "otel"))]
     drop(export);
 
@@ -190,10 +191,12 @@ pub async fn run(
     if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
         let scrapes = Scrapes(registry);
         let socket = bind(config.metrics_address).await?;
-        tasks.spawn_local(serve_admin(socket, SCRAPE_HEAD_TIMEOUT, scrapes));
+        let listener = ScrapeTls::listener(config.metrics_tls.as_ref(), socket)?;
+        tasks.spawn_local(serve_admin(listener, SCRAPE_HEAD_TIMEOUT, scrapes));
     }
     let socket = bind(everywhere(config.profiling_port)).await?;
-    tasks.spawn_local(serve_admin(socket, PROFILING_HEAD_TIMEOUT, Profiles));
+    let listener = Listener::plain(socket);
+    tasks.spawn_local(serve_admin(listener, PROFILING_HEAD_TIMEOUT, Profiles));
     let ports = [HTTP_PORT, HTTP2_PORT].map(everywhere);
     let mut listeners = Vec::new();
     for address in ports {
@@ -216,6 +219,10 @@ pub async fn run(
         entries = open_gateway(&activator, options, gateway_client, &mut tasks).await?;
     }
     serve(&activator, listeners, entries, drain, stop).await;
+    #[cfg(feature = "otel")]
+    if let Some(exporting) = exporting {
+        exporting.flush().await;
+    }
     tasks.abort_all();
     Ok(())
 }
@@ -307,14 +314,13 @@ fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
-async fn serve_admin(socket: TcpListener, header_read_timeout: Duration, handler: impl Handler) {
+async fn serve_admin(listener: Listener, header_read_timeout: Duration, handler: impl Handler) {
     let options = ServerOptions {
         http2: false,
         header_read_timeout,
         ..ServerOptions::default()
     };
-    let listeners = vec![Listener::plain(socket)];
-    server::serve(listeners, Rc::new(handler), options, Shutdown::new()).await;
+    server::serve(vec![listener], Rc::new(handler), options, Shutdown::new()).await;
 }
 
 impl Handler for Profiles {

@@ -542,3 +542,58 @@ fn replicas_say_what_they_serve() {
         assert_eq!(outside.headers["pilotlight-reason"], "no route");
     });
 }
+
+/// Sticky splits: a client stays at its backend, and when percents change, clients only move to
+/// where the shares grow.
+#[test]
+fn splits_can_be_sticky() {
+    run(async {
+        let mut cluster = Cluster::start().await;
+        let _old = cluster.backend("old").await;
+        let _new = cluster.backend("new").await;
+        let header = http::HeaderName::from_static("x-user");
+        cluster.affinity = Some(crate::affinity::Affinity::Header(header));
+        let spec = |percent: u32| {
+            let splits = json!([split("old", 100 - percent), split("new", percent)]);
+            json!({"rules": [rule(&["a"], &json!([{"splits": splits}]))]})
+        };
+        let mut at = vec!["old".to_owned(); 30];
+        for percent in [10, 50, 90, 100] {
+            cluster.serve(&spec(percent));
+            for (user, before) in at.iter_mut().enumerate() {
+                let request = || get("a", "/").header("x-user", user.to_string());
+                let now = backend(&ask(cluster.external, request()).await);
+                assert_eq!(backend(&ask(cluster.external, request()).await), now);
+                assert!(*before == "old" || now == "new", "{user} moved back");
+                *before = now;
+            }
+        }
+        assert!(at.iter().all(|it| it == "new"));
+        // Whoever has no name yet gets one with the first response.
+        cluster.affinity = Some(crate::affinity::Affinity::Cookie);
+        cluster.serve(&spec(50));
+        let answer = ask(cluster.external, get("a", "/")).await;
+        let cookie = answer.headers["set-cookie"].to_str().unwrap();
+        let pair = cookie.split(';').next().unwrap();
+        let again = || get("a", "/").header("cookie", pair);
+        for _ in 0..10 {
+            let again = ask(cluster.external, again()).await;
+            assert_eq!(backend(&again), backend(&answer));
+            assert!(!again.headers.contains_key("set-cookie"));
+        }
+        // It stays for as long as its backend has any share, however small, and then moves once.
+        let (mine, other) = match backend(&answer).as_str() {
+            "old" => (1, 0),
+            _ => (99, 100),
+        };
+        cluster.serve(&spec(100 - mine));
+        for _ in 0..10 {
+            let again = ask(cluster.external, again()).await;
+            assert_eq!(backend(&again), backend(&answer));
+        }
+        cluster.serve(&spec(100 - other));
+        let moved = ask(cluster.external, again()).await;
+        assert_ne!(backend(&moved), backend(&answer));
+        assert!(moved.headers.contains_key("set-cookie"));
+    });
+}

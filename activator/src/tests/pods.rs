@@ -166,6 +166,14 @@ impl Handler for PodHandler {
                 plain(StatusCode::OK, "released")
             }
             "/echo" => Response::new(Body::incoming(request.into_body(), ())),
+            // Begins a session, as a server of the Model Context Protocol does.
+            "/initialize" => {
+                let mut response = plain(StatusCode::OK, "hello");
+                let session = format!("{}-{:p}", state.served.get(), Rc::as_ptr(state));
+                let session = HeaderValue::try_from(session).unwrap();
+                response.headers_mut().insert("mcp-session-id", session);
+                response
+            }
             "/teapot" => plain(StatusCode::IM_A_TEAPOT, "short and stout\n"),
             _ => plain(StatusCode::OK, "hello"),
         };

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serving::environment::{Environment, Problems, Reader};
+use serving::tls::ScrapeTls;
 
 /// Upstream's default for `METRICS_PROMETHEUS_PORT`.
 const METRICS_PORT: i64 = 9090;
@@ -33,6 +34,8 @@ pub struct Config {
     pub kubernetes_min_version: (u32, u32),
     /// Where `/metrics` is served if asked for.
     pub metrics_address: SocketAddr,
+    /// `METRICS_PROMETHEUS_TLS_*`.
+    pub metrics_tls: Option<ScrapeTls>,
     /// `PROFILING_PORT`.
     pub profiling_port: u16,
     /// Buckets by ordinal instead of Leases.
@@ -81,6 +84,7 @@ impl Config {
             cluster_domain: cluster_domain(resolv_conf, &reader.string("CLUSTER_DOMAIN")),
             kubernetes_min_version: min_version(&mut reader),
             metrics_address: metrics_address(&mut reader),
+            metrics_tls: ScrapeTls::read(&mut reader),
             profiling_port: port(&mut reader, "PROFILING_PORT", "Port", PROFILING_PORT),
             stateful_set: stateful_set(&mut reader, &pod_name),
             pod_name,

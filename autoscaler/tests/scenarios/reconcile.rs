@@ -359,11 +359,19 @@ pub(crate) async fn configuration_applies_live(cluster: Rc<Cluster>) {
         json!({"min-scale": "many", "max-scale": "9"}),
     )
     .await;
-    configure(&cluster.client, json!({"min-scale": "3"})).await;
-    it.replicas(3).await;
     configure(
         &cluster.client,
-        json!({"min-scale": null, "max-scale": null}),
+        json!({"min-scale": "3", "stable-window": "30s"}),
+    )
+    .await;
+    it.replicas(3).await;
+    it.wait::<Metric>(it.name, "the new window", |it| {
+        it["spec"]["stableWindow"] == 30_000_000_000_u64
+    })
+    .await;
+    configure(
+        &cluster.client,
+        json!({"min-scale": null, "max-scale": null, "stable-window": null}),
     )
     .await;
 }

@@ -12,21 +12,24 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, PostParams};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
-use serde_json::{Value, json};
 use serving::environment::{Environment as _, ProcessEnvironment};
+
+use super::definitions;
 
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
-/// Of the user that replicas are: the ServiceAccount of the deployment.
-const REPLICA_TOKEN: &str = "replica-token";
-/// What that user is called.
-pub(crate) const REPLICA: &str = "system:serviceaccount:knative-serving:autoscaler";
-/// Every request of replicas, and what the authorizer said.
-const AUDIT_POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[
-  {"level":"Metadata","users":["system:serviceaccount:knative-serving:autoscaler"],
-   "omitStages":["RequestReceived"]},
-  {"level":"None"}]}"#;
+/// Of the service account that the manifests give the autoscaler.
+const ACCOUNT_TOKEN: &str = "account-token";
+pub(crate) const ACCOUNT: &str = "system:serviceaccount:knative-serving:pilotlight-autoscaler";
+/// Every request of that account is written down once, when it was answered.
+const AUDIT_POLICY: &str = r#"{
+  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+  "rules": [
+    {"level": "Metadata", "users": ["system:serviceaccount:knative-serving:pilotlight-autoscaler"]},
+    {"level": "None"}
+  ]
+}"#;
 /// Whatever a scenario waits for must have happened by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -85,17 +88,17 @@ impl Drop for Guarded {
     }
 }
 
-/// A client of the API server behind `address`, which may be a proxy's, that may do everything.
+/// A client of the API server behind `address`, which may be a proxy's. It may do everything.
 pub(crate) fn client(address: SocketAddr) -> Client {
-    client_with(address, TOKEN)
+    with_token(address, TOKEN)
 }
 
-/// The same with the rights of a replica.
-pub(crate) fn replica_client(address: SocketAddr) -> Client {
-    client_with(address, REPLICA_TOKEN)
+/// A client with the autoscaler's own rights.
+pub(crate) fn account_client(address: SocketAddr) -> Client {
+    with_token(address, ACCOUNT_TOKEN)
 }
 
-fn client_with(address: SocketAddr, token: &str) -> Client {
+fn with_token(address: SocketAddr, token: &str) -> Client {
     let mut config = Config::new(format!("https://{address}").parse().unwrap());
     config.accept_invalid_certs = true;
     config.auth_info = AuthInfo {
@@ -113,9 +116,9 @@ impl ApiServer {
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
         let tokens =
-            format!("{TOKEN},admin,admin,system:masters\n{REPLICA_TOKEN},{REPLICA},replica\n");
-        std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
+            format!("{TOKEN},admin,admin,system:masters\n{ACCOUNT_TOKEN},{ACCOUNT},account\n");
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
+        std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
         let (etcd_port, peer_port) = (port(), port());
         let etcd = [
             format!("--data-dir={}", folder.join("etcd").display()),
@@ -148,14 +151,12 @@ impl ApiServer {
             format!("--cert-dir={}", path("certificates")),
             format!("--token-auth-file={}", path("tokens.csv")),
             "--authorization-mode=RBAC".to_owned(),
+            format!("--audit-policy-file={}", path("audit.json")),
+            format!("--audit-log-path={}", path("audit.log")),
             "--service-account-issuer=https://localhost/".to_owned(),
             format!("--service-account-key-file={}", path("sa.key")),
             format!("--service-account-signing-key-file={}", path("sa.key")),
             "--disable-admission-plugins=ServiceAccount".to_owned(),
-            // Who may block a deletion is checked.
-            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
-            format!("--audit-policy-file={}", path("audit.json")),
-            format!("--audit-log-path={}", path("audit.log")),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
         ];
         let program = self.assets.join("kube-apiserver");
@@ -163,15 +164,6 @@ impl ApiServer {
         let started = Guarded::start(&program, &arguments, &log, None);
         *self.api_server.borrow_mut() = Some(started);
         self.ready().await;
-    }
-
-    /// What replicas asked for so far, an event of the audit log each.
-    pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.join("audit.log")).unwrap();
-        // The last line of a server that was killed may be cut off.
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
     }
 
     /// Kills kube-apiserver; etcd stays.
@@ -182,6 +174,14 @@ impl ApiServer {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What the autoscaler's account has asked so far, as audit events.
+    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(self.folder.join("audit.log")).unwrap();
+        let lines = log.lines().map(serde_json::from_str);
+        // The last line may still be in the making.
+        lines.map_while(Result::ok).collect()
     }
 
     /// A new client.
@@ -202,7 +202,7 @@ impl ApiServer {
     async fn install(&self) {
         let client = self.client();
         let api = Api::<CustomResourceDefinition>::all(client.clone());
-        for definition in [pod_autoscalers(), metrics(), serverless_services()] {
+        for definition in definitions::all() {
             let definition = serde_json::from_value(definition).unwrap();
             api.create(&PostParams::default(), &definition)
                 .await
@@ -238,115 +238,4 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
         Ok(value) => value,
         Err(_) => panic!("no {what} within {PATIENCE:?}"),
     }
-}
-
-fn definition(group: &str, kind: &str, plural: &str, spec: &Value, status: &Value) -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
-        "spec": {
-            "group": group,
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-            "versions": [{
-                "name": "v1alpha1", "served": true, "storage": true,
-                "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "properties": {"spec": spec, "status": status}
-                }}
-            }]
-        }
-    })
-}
-
-/// The status fields that all three share.
-fn status(more: &Value, required: &[&str]) -> Value {
-    let mut properties = json!({
-        "observedGeneration": {"type": "integer", "format": "int64"},
-        "annotations": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        "conditions": {"type": "array", "items": {
-            "type": "object",
-            "required": ["type", "status"],
-            "properties": {
-                "type": {"type": "string"}, "status": {"type": "string"},
-                "reason": {"type": "string"}, "message": {"type": "string"},
-                "severity": {"type": "string"}, "lastTransitionTime": {"type": "string"}
-            }
-        }}
-    });
-    let all = properties.as_object_mut().unwrap();
-    all.extend(more.as_object().unwrap().clone());
-    json!({"type": "object", "properties": properties, "required": required})
-}
-
-fn reference() -> Value {
-    json!({"type": "object", "properties": {
-        "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "name": {"type": "string"}
-    }})
-}
-
-fn pod_autoscalers() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["protocolType", "scaleTargetRef"],
-        "properties": {
-            "containerConcurrency": {"type": "integer", "format": "int64"},
-            "protocolType": {"type": "string"},
-            "reachability": {"type": "string"},
-            "scaleTargetRef": reference()
-        }
-    });
-    let more = json!({
-        "serviceName": {"type": "string"}, "metricsServiceName": {"type": "string"},
-        "desiredScale": {"type": "integer", "format": "int32"},
-        "actualScale": {"type": "integer", "format": "int32"}
-    });
-    let status = status(&more, &["serviceName", "metricsServiceName"]);
-    definition(
-        "autoscaling.internal.knative.dev",
-        "PodAutoscaler",
-        "podautoscalers",
-        &spec,
-        &status,
-    )
-}
-
-fn metrics() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["panicWindow", "scrapeTarget", "stableWindow"],
-        "properties": {
-            "panicWindow": {"type": "integer", "format": "int64"},
-            "stableWindow": {"type": "integer", "format": "int64"},
-            "scrapeTarget": {"type": "string"}
-        }
-    });
-    let status = status(&json!({}), &[]);
-    let group = "autoscaling.internal.knative.dev";
-    definition(group, "Metric", "metrics", &spec, &status)
-}
-
-fn serverless_services() -> Value {
-    let spec = json!({
-        "type": "object",
-        "required": ["objectRef", "protocolType"],
-        "properties": {
-            "mode": {"type": "string"},
-            "numActivators": {"type": "integer", "format": "int32"},
-            "protocolType": {"type": "string"},
-            "objectRef": reference()
-        }
-    });
-    let more = json!({
-        "serviceName": {"type": "string"}, "privateServiceName": {"type": "string"}
-    });
-    definition(
-        "networking.internal.knative.dev",
-        "ServerlessService",
-        "serverlessservices",
-        &spec,
-        &status(&more, &[]),
-    )
 }

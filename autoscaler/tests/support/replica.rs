@@ -78,7 +78,7 @@ impl Settings {
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(self, listeners: Listeners, shutdown: CancellationToken) {
-        let client = api_server::replica_client(self.api_server);
+        let client = api_server::account_client(self.api_server);
         let ip = self.pod_ip.to_string();
         let environment = HashMap::from(
             [

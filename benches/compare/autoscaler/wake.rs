@@ -1,12 +1,11 @@
 //! From the stat that wakes a revision at zero to the scale patch at the API server.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
 use benches::fleet::{Fleet, name};
+use benches::idle::IdleThread;
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
 use futures_util::SinkExt as _;
@@ -96,37 +95,4 @@ async fn wake(mut running: Running, fleet: &Fleet) -> anyhow::Result<Histogram<u
         }
     }
     Ok(latencies)
-}
-
-/// How late a thread wakes that only sleeps.
-struct IdleThread {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Histogram<u64>>,
-}
-
-impl IdleThread {
-    fn start() -> anyhow::Result<Self> {
-        const PERIOD: Duration = Duration::from_millis(1);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let mut late = Histogram::new(3)?;
-        let thread = std::thread::Builder::new().spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let before = Instant::now();
-                std::thread::sleep(PERIOD);
-                let beyond = (Instant::now() - before).saturating_sub(PERIOD).as_nanos();
-                // Nothing is beyond a histogram of 64 bits.
-                let _ = late.record(u64::try_from(beyond).unwrap_or(u64::MAX));
-            }
-            late
-        })?;
-        Ok(Self { stop, thread })
-    }
-
-    fn end(self) -> Histogram<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .expect("a thread that only sleeps does not panic")
-    }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use activator::affinity::Affinity;
 use autoscaler::pod_autoscaler::{
     ACTIVE, CONFIGURATION_LABEL, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
     REVISION_LABEL, Reachability, SERVICE_LABEL, ScaleTargetRef, ServerlessService,
@@ -14,7 +15,7 @@ use autoscaler::pod_autoscaler::{
 use http::HeaderValue;
 use serving::annotation::INITIAL_SCALE;
 use serving::config::Autoscaler;
-use serving::{RevisionId, UnixTime};
+use serving::{RevisionId, UnixTime, names};
 use tokio::sync::Notify;
 
 use super::replica::Replica;
@@ -33,6 +34,9 @@ pub struct Revision {
     pub template: Arc<Template>,
     /// `Knative-Serving-Namespace` and `-Revision` of its requests.
     pub headers: (HeaderValue, HeaderValue),
+    /// How requests of a session find their replica; with that, all of them go through the
+    /// activator, which knows.
+    pub affinity: Option<Affinity>,
     /// Whether requests go through the activator.
     pub proxied: Cell<bool>,
     /// Where requests go otherwise, in no particular order.
@@ -101,6 +105,7 @@ impl Revision {
             headers: (header(&id.namespace), header(&id.name)),
             id,
             service: service.to_owned(),
+            affinity: affinity(&template),
             template,
             proxied: Cell::new(true),
             ready: RefCell::default(),
@@ -279,6 +284,12 @@ fn initial_scale(template: &Template, config: &Autoscaler) -> u32 {
         .filter(|scale| *scale > 0 || (*scale == 0 && config.allow_zero_initial_scale))
         .unwrap_or(config.initial_scale);
     u32::try_from(scale).unwrap_or(0)
+}
+
+/// The manifest was refused if it cannot be read.
+fn affinity(template: &Template) -> Option<Affinity> {
+    let annotation = names::SESSION_AFFINITY_ANNOTATION;
+    Affinity::parse(template.annotations.get(annotation)?).ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use autoscaler::plan::ScaleTarget;
 use autoscaler::world::ClusterConfig;
-use serving::RevisionId;
+use serving::{RevisionId, names};
 use tokio::sync::mpsc;
 
 use super::Cluster;
@@ -119,6 +119,7 @@ fn backends(revision: &Revision) -> activator::Backends {
 
 fn activator_revision(revision: &Revision) -> activator::Revision {
     let template = &revision.template;
+    let annotation = |name: &str| template.annotations.get(name);
     let some = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
     activator::Revision {
         container_concurrency: template.container_concurrency,
@@ -135,6 +136,10 @@ fn activator_revision(revision: &Revision) -> activator::Revision {
             .annotations
             .get("features.knative.dev/http-full-duplex")
             .is_some_and(|value| value.eq_ignore_ascii_case("enabled")),
+        // The manifest was refused if they cannot be read.
+        max_wait: annotation(names::MAX_WAIT_ANNOTATION)
+            .and_then(|value| activator::annotations::max_wait(value).ok()),
+        affinity: revision.affinity.clone(),
         ..activator::Revision::new(revision.id.clone())
     }
 }

@@ -27,16 +27,17 @@ pub(super) fn check(
             add(&errors, at, report);
         }
     }
-    for (key, rule) in autoscaler::spec::validate_extensions(annotations) {
+    let ours = autoscaler::spec::validate_extensions(annotations).into_iter();
+    for (key, rule) in ours.chain(activator::annotations::validate(annotations)) {
         report.problem(entry(at, key), rule);
     }
     for (key, value) in annotations {
         let at = entry(at, key);
         if key.starts_with(names::ANNOTATION_PREFIX)
             && key != names::LOCAL_COMMAND_ANNOTATION
-            && !names::SCALING_ANNOTATIONS.contains(&key.as_str())
+            && !template_annotations().any(|known| known == key)
         {
-            let known = names::SCALING_ANNOTATIONS.join(", ");
+            let known = Vec::from_iter(template_annotations()).join(", ");
             report.warning(
                 at,
                 format!("no such annotation; there are {known}; ignored"),
@@ -60,6 +61,12 @@ pub(super) fn check(
             warn_unhonoured(key, &at, report);
         }
     }
+}
+
+/// Those of ours that a template may have.
+fn template_annotations() -> impl Iterator<Item = &'static str> {
+    let scaling = names::SCALING_ANNOTATIONS.into_iter();
+    scaling.chain(names::ACTIVATOR_ANNOTATIONS)
 }
 
 /// The webhook's complaints, one finding per annotation that they name.

@@ -152,6 +152,37 @@ fn the_local_command_stands_for_the_image_and_its_arguments() {
 }
 
 #[test]
+fn annotations_for_the_activator_are_known_and_checked() {
+    let with = |affinity: &str, wait: &str| {
+        format!(
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: hello}}\nspec:\n  template:\n    metadata: {{annotations: {{pilotlight.dev/session-affinity: \"{affinity}\", pilotlight.dev/max-wait: \"{wait}\"}}}}\n    spec: {{containers: [{{image: i, command: [app]}}]}}"
+        )
+    };
+    let (manifest, report) = read(&with("header:X-User", "30s"));
+    assert_eq!(shown(&report.problems), [""; 0]);
+    assert_eq!(shown(&report.warnings), [""; 0]);
+    assert_eq!(manifest.services[0].template.annotations.len(), 2);
+    let at = "hello.yaml: spec.template.metadata.annotations";
+    let problem = |name: &str, rule: &str| format!("{at}[\"pilotlight.dev/{name}\"]: {rule}");
+    let (_, report) = read(&with("ip", "soon"));
+    let shown = shown(&report.problems);
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    for (shown, expected) in shown.iter().zip([
+        problem(
+            "max-wait",
+            "invalid value: soon: expected a duration above zero",
+        ),
+        problem(
+            "session-affinity",
+            "invalid value: ip: expected cookie, mcp or header:<name>",
+        ),
+    ]) {
+        let rule = expected.rsplit_once("]: ").expect("has a rule").1;
+        assert!(shown.starts_with(at) && shown.ends_with(rule), "{shown}");
+    }
+}
+
+#[test]
 fn every_problem_is_reported_at_once() {
     problems(
         r#"

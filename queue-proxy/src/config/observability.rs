@@ -1,17 +1,18 @@
 //! `OBSERVABILITY_CONFIG`: the operator's config-observability as the controller serialises it.
 //!
-//! Decoded over defaults the way Go's JSON decoder does it (upstream: `pkg/observability/config.go`):
-//! unknown keys are ignored, keys match without regard to case, durations are integer nanoseconds.
+//! Read by [`serving::config::observability`]; here is what a sidecar makes of it (upstream:
+//! `pkg/observability/config.go`).
 //! The variables that earlier releases used instead are read as well; the newer one wins.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-use serving::config::observability::DEFAULT_REQUEST_LOG_TEMPLATE;
+use serving::config::observability::{
+    DEFAULT_REQUEST_LOG_TEMPLATE, InvalidJson, Metrics, Mismatch, Observability as Document,
+    PROTOCOL_GRPC, PROTOCOL_HTTP_PROTOBUF, PROTOCOL_NONE, PROTOCOL_PROMETHEUS, PROTOCOL_STDOUT,
+    Tracing, VARIABLE,
+};
 use serving::environment::Reader;
-
-const VARIABLE: &str = "OBSERVABILITY_CONFIG";
 
 /// Where request metrics go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,17 +70,12 @@ pub struct Observability {
 /// Why `OBSERVABILITY_CONFIG` cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObservabilityError {
-    /// Not a JSON object.
+    /// Not JSON.
     #[error("failed to parse OBSERVABILITY_CONFIG: {0}")]
     Json(String),
     /// A field of another type.
-    #[error("failed to parse OBSERVABILITY_CONFIG: {path} must be {wanted}")]
-    Type {
-        /// Where in the document.
-        path: String,
-        /// What it should have been.
-        wanted: &'static str,
-    },
+    #[error("failed to parse OBSERVABILITY_CONFIG: {0}")]
+    Type(Mismatch),
     /// A protocol that does not exist for this purpose.
     #[error("unsupported protocol {value:?} for {path}")]
     Protocol {
@@ -133,45 +129,32 @@ impl Observability {
 
     /// Decodes the JSON text over the defaults and reports everything that is wrong with it.
     pub fn parse(text: &str) -> Result<Self, Vec<ObservabilityError>> {
-        let root = match serde_json::from_str(text) {
-            Ok(Value::Object(root)) => root,
-            Ok(Value::Null) => return Ok(Self::default()),
-            Ok(_) => return Err(vec![ObservabilityError::Json("not an object".to_owned())]),
-            Err(error) => return Err(vec![ObservabilityError::Json(error.to_string())]),
-        };
-        let mut fields = Fields {
-            problems: Vec::new(),
-        };
-        let mut parsed = Self::default();
-        if let Some(metrics) = fields.object(&root, "requestMetrics") {
-            parsed.read_metrics(&mut fields, metrics);
-        }
-        // Not used by a queue-proxy, but a malformed one stops upstream's decoder too.
-        if let Some(metrics) = fields.object(&root, "metrics") {
-            fields.nanoseconds(metrics, "metrics.exportInterval");
-        }
-        if let Some(tracing) = fields.object(&root, "tracing") {
-            parsed.read_tracing(&mut fields, tracing);
-        }
-        if let Some(runtime) = fields.object(&root, "runtime") {
-            fields.nanoseconds(runtime, "runtime.exportInterval");
-            if let Some(profiling) = fields.string(runtime, "runtime.profiling") {
-                parsed.profiling = profiling == "enabled";
+        let (config, mut problems) = match Document::from_json(text) {
+            Ok(config) => (config, Vec::new()),
+            Err(InvalidJson::Syntax(error)) => {
+                return Err(vec![ObservabilityError::Json(error.to_string())]);
             }
-        }
-        if let Some(enabled) = fields.boolean(&root, "enableRequestLog") {
-            parsed.request_log = enabled;
-        }
-        if let Some(template) = fields.string(&root, "requestLogTemplate") {
-            parsed.request_log_template = template;
-        }
-        if let Some(enabled) = fields.boolean(&root, "enableProbeRequestLog") {
-            parsed.probe_request_log = enabled;
-        }
-        if fields.problems.is_empty() {
+            Err(InvalidJson::Types { problems, rest }) => {
+                let problems = problems.into_iter().map(ObservabilityError::Type);
+                (*rest, problems.collect())
+            }
+        };
+        let parsed = Self {
+            metrics_protocol: metrics_protocol(&config.request_metrics, &mut problems),
+            metrics_interval: config.request_metrics.export_interval(),
+            metrics_endpoint: config.request_metrics.endpoint,
+            tracing_protocol: tracing_protocol(&config.tracing, &mut problems),
+            tracing_endpoint: config.tracing.endpoint,
+            sampling_rate: config.tracing.sampling_rate,
+            profiling: config.runtime.profiling_enabled(),
+            request_log: config.enable_request_log,
+            request_log_template: config.request_log_template,
+            probe_request_log: config.enable_probe_request_log,
+        };
+        if problems.is_empty() {
             Ok(parsed)
         } else {
-            Err(fields.problems)
+            Err(problems)
         }
     }
 
@@ -191,61 +174,6 @@ impl Observability {
         (self.metrics_protocol == MetricsProtocol::Prometheus)
             .then(|| bare.unwrap_or(host).parse().ok())
             .flatten()
-    }
-
-    fn read_metrics(&mut self, fields: &mut Fields, metrics: &Map<String, Value>) {
-        const PATH: &str = "requestMetrics.protocol";
-        if let Some(endpoint) = fields.string(metrics, "requestMetrics.endpoint") {
-            self.metrics_endpoint = endpoint;
-        }
-        self.metrics_interval = fields
-            .nanoseconds(metrics, "requestMetrics.exportInterval")
-            .filter(|interval| !interval.is_zero());
-        let Some(protocol) = fields.string(metrics, PATH) else {
-            return;
-        };
-        self.metrics_protocol = match protocol.as_str() {
-            "none" => MetricsProtocol::None,
-            "prometheus" => MetricsProtocol::Prometheus,
-            "http/protobuf" => MetricsProtocol::HttpProtobuf,
-            "grpc" => MetricsProtocol::Grpc,
-            _ => {
-                fields.unsupported(PATH, protocol);
-                return;
-            }
-        };
-        let endpoint = &self.metrics_endpoint;
-        if self.metrics_protocol == MetricsProtocol::Prometheus
-            && !endpoint.is_empty()
-            && port_of(endpoint).is_none_or(|port| port < 1024)
-        {
-            fields
-                .problems
-                .push(ObservabilityError::Endpoint(endpoint.clone()));
-        }
-    }
-
-    fn read_tracing(&mut self, fields: &mut Fields, tracing: &Map<String, Value>) {
-        const PATH: &str = "tracing.protocol";
-        if let Some(endpoint) = fields.string(tracing, "tracing.endpoint") {
-            self.tracing_endpoint = endpoint;
-        }
-        if let Some(rate) = fields.number(tracing, "tracing.samplingRate") {
-            self.sampling_rate = rate;
-        }
-        let Some(protocol) = fields.string(tracing, PATH) else {
-            return;
-        };
-        self.tracing_protocol = match protocol.as_str() {
-            "none" => TracingProtocol::None,
-            "grpc" => TracingProtocol::Grpc,
-            "http/protobuf" => TracingProtocol::HttpProtobuf,
-            "stdout" => TracingProtocol::Stdout,
-            _ => {
-                fields.unsupported(PATH, protocol);
-                return;
-            }
-        };
     }
 
     /// The variables of releases before 1.19, all optional there.
@@ -270,87 +198,43 @@ impl Observability {
     }
 }
 
+fn metrics_protocol(metrics: &Metrics, problems: &mut Vec<ObservabilityError>) -> MetricsProtocol {
+    match metrics.protocol.as_str() {
+        PROTOCOL_NONE => MetricsProtocol::None,
+        PROTOCOL_PROMETHEUS => {
+            let endpoint = &metrics.endpoint;
+            if !endpoint.is_empty() && port_of(endpoint).is_none_or(|port| port < 1024) {
+                problems.push(ObservabilityError::Endpoint(endpoint.clone()));
+            }
+            MetricsProtocol::Prometheus
+        }
+        PROTOCOL_HTTP_PROTOBUF => MetricsProtocol::HttpProtobuf,
+        PROTOCOL_GRPC => MetricsProtocol::Grpc,
+        other => {
+            problems.push(unsupported("requestMetrics.protocol", other));
+            MetricsProtocol::None
+        }
+    }
+}
+
+fn tracing_protocol(tracing: &Tracing, problems: &mut Vec<ObservabilityError>) -> TracingProtocol {
+    match tracing.protocol.as_str() {
+        PROTOCOL_NONE => TracingProtocol::None,
+        PROTOCOL_GRPC => TracingProtocol::Grpc,
+        PROTOCOL_HTTP_PROTOBUF => TracingProtocol::HttpProtobuf,
+        PROTOCOL_STDOUT => TracingProtocol::Stdout,
+        other => {
+            problems.push(unsupported("tracing.protocol", other));
+            TracingProtocol::None
+        }
+    }
+}
+
+fn unsupported(path: &'static str, value: &str) -> ObservabilityError {
+    let value = value.to_owned();
+    ObservabilityError::Protocol { path, value }
+}
+
 fn port_of(endpoint: &str) -> Option<u16> {
     endpoint.rsplit_once(':')?.1.parse().ok()
-}
-
-/// Typed access to JSON members that remembers what was wrong.
-struct Fields {
-    problems: Vec<ObservabilityError>,
-}
-
-impl Fields {
-    fn object<'v>(
-        &mut self,
-        map: &'v Map<String, Value>,
-        path: &str,
-    ) -> Option<&'v Map<String, Value>> {
-        let value = member(map, path)?;
-        let object = value.as_object();
-        if object.is_none() {
-            self.mistyped(path, "an object");
-        }
-        object
-    }
-
-    fn string(&mut self, map: &Map<String, Value>, path: &str) -> Option<String> {
-        let value = member(map, path)?;
-        let text = value.as_str().map(str::to_owned);
-        if text.is_none() {
-            self.mistyped(path, "a string");
-        }
-        text
-    }
-
-    fn boolean(&mut self, map: &Map<String, Value>, path: &str) -> Option<bool> {
-        let value = member(map, path)?;
-        let flag = value.as_bool();
-        if flag.is_none() {
-            self.mistyped(path, "true or false");
-        }
-        flag
-    }
-
-    fn number(&mut self, map: &Map<String, Value>, path: &str) -> Option<f64> {
-        let value = member(map, path)?;
-        let number = value.as_f64();
-        if number.is_none() {
-            self.mistyped(path, "a number");
-        }
-        number
-    }
-
-    fn nanoseconds(&mut self, map: &Map<String, Value>, path: &str) -> Option<Duration> {
-        let value = member(map, path)?;
-        let Some(nanos) = value.as_i64() else {
-            self.mistyped(path, "an integer number of nanoseconds");
-            return None;
-        };
-        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
-    }
-
-    fn mistyped(&mut self, path: &str, wanted: &'static str) {
-        self.problems.push(ObservabilityError::Type {
-            path: path.to_owned(),
-            wanted,
-        });
-    }
-
-    fn unsupported(&mut self, path: &'static str, value: String) {
-        self.problems
-            .push(ObservabilityError::Protocol { path, value });
-    }
-}
-
-/// The member that the last part of `path` names: the exact spelling first, then any other case,
-/// as Go's decoder matches. Null leaves the default in place.
-fn member<'v>(map: &'v Map<String, Value>, path: &str) -> Option<&'v Value> {
-    let key = path.rsplit('.').next().unwrap_or(path);
-    map.get(key)
-        .or_else(|| {
-            map.iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(key))
-                .map(|(_, value)| value)
-        })
-        .filter(|value| !value.is_null())
 }

@@ -5,28 +5,18 @@
 //! full would swing between empty and far too long, because the delay is known only once work has
 //! waited for that long.
 //!
-//! A refusal costs a good part of what a request costs, most of it in the kernel, so refusing
-//! everything would serve nobody. While the wait is still bearable no more than [`CHEAP`] is
-//! refused: what is served stays near the capacity, and clients with a bounded number of
-//! connections are held back by waiting. Only a wait beyond [`BEARABLE`] limits is fought with
-//! more.
+//! Refusals must be cheap for that: one that costs the part `c` of a request leaves at twice the
+//! capacity `(1 - 2c) / (1 - c)` of it to what is served.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// Added to the share per second and per limit by which the delay exceeds the limit.
-const GAIN: f64 = 1.0;
+const GAIN: f64 = 4.0;
 
 /// Added to the share per limit by which the delay has grown since the last look.
-const DAMPING: f64 = 0.25;
-
-/// The share up to which refusals leave at least four fifths of the CPU to what is served, where a
-/// refusal costs up to half of a request.
-const CHEAP: f64 = 1.0 / 3.0;
-
-/// Limits of delay up to which no more than [`CHEAP`] is refused.
-const BEARABLE: f64 = 2.0;
+const DAMPING: f64 = 0.5;
 
 /// What is left of the share at each look that finds less than half of the limit.
 const RECOVERY: f64 = 0.7;
@@ -84,16 +74,9 @@ impl Share {
         let standing = delay.min(last.delay);
         let elapsed = now.saturating_duration_since(last.at).as_secs_f64();
         if self.share > 0.0 || standing >= self.limit {
-            let bearable = if self.share < CHEAP { 1.0 } else { BEARABLE };
-            let excess = standing / self.limit - bearable;
+            let excess = standing / self.limit - 1.0;
             let growth = (standing - last.standing) / self.limit;
-            let share = self.share + GAIN * excess * elapsed.min(LONGEST) + DAMPING * growth;
-            let is_bearable = standing < BEARABLE * self.limit;
-            self.share = if is_bearable && self.share <= CHEAP {
-                share.min(CHEAP)
-            } else {
-                share
-            };
+            self.share += GAIN * excess * elapsed.min(LONGEST) + DAMPING * growth;
         }
         if standing < self.limit / 2.0 {
             self.share *= RECOVERY;

@@ -6,18 +6,20 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use serving::forward::ForwardError;
 use serving::server::Connection;
+use serving::trace::http::{
+    content_length, describe_answer, describe_request, describe_response, describe_sent,
+    server_span_name,
+};
 use serving::trace::{Parent, Span, SpanKind, Tracer};
 use serving::trace_context::{self, RemoteContext};
 use tokio::time::Instant;
 
 use super::{HTTP_SCOPE, OWN_SCOPE};
-use crate::metrics::{error_type, method_name, server_address, version_name};
-
-const KNOWN_METHOD_SPAN: &str = "HTTP";
+use crate::metrics::error_type;
 
 /// Begins the spans of requests, or passes on what came in.
 #[derive(Debug)]
@@ -61,10 +63,7 @@ impl Tracing {
         let server = is_instrumented.then(|| {
             let remote = RemoteContext::extract(request.headers(), self.b3);
             let parent = remote.as_ref().map_or(Parent::None, Parent::Remote);
-            let name = match method_name(request.method()) {
-                crate::metrics::OTHER_METHOD => KNOWN_METHOD_SPAN,
-                known => known,
-            };
+            let name = server_span_name(request);
             let mut span = tracer.span(HTTP_SCOPE, name, SpanKind::Server, parent, now);
             if span.is_recorded() {
                 describe_request(&mut span, request, connection);
@@ -138,17 +137,7 @@ impl RequestSpans {
             .tracer
             .span(HTTP_SCOPE, name, SpanKind::Client, parent, now);
         if span.is_recorded() {
-            let target = request
-                .uri()
-                .path_and_query()
-                .map_or("/", |target| target.as_str());
-            span.set("http.request.method", method_name(request.method()));
-            span.set("url.full", format!("http://{}{target}", self.app));
-            span.set("server.address", self.app.ip().to_string());
-            if self.app.port() != 80 {
-                span.set("server.port", self.app.port());
-            }
-            span.set("network.protocol.version", version_name(request.version()));
+            describe_sent(&mut span, request, self.app);
         }
         let headers = request.headers_mut();
         trace_context::inject(headers, span.context(), span.state(), self.b3);
@@ -161,11 +150,7 @@ impl RequestSpans {
     /// The app's answer has its head.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         if let Some(client) = &mut self.client {
-            client.set("http.response.status_code", status.as_u16());
-            if status.as_u16() >= 400 {
-                client.set("error.type", status.as_u16().to_string());
-                client.fail("");
-            }
+            describe_answer(client, status);
         }
     }
 
@@ -231,83 +216,5 @@ impl Drop for RequestSpans {
             &mut self.server,
         ];
         spans.into_iter().flatten().for_each(|span| span.end(now));
-    }
-}
-
-fn describe_request(span: &mut Span, request: &Request<Incoming>, connection: &Connection) {
-    let headers = request.headers();
-    let host = serving::header::host(request.uri(), headers);
-    let host = String::from_utf8_lossy(host);
-    let (address, port) = server_address(&host, connection.is_tls());
-    span.set("server.address", address.to_owned());
-    span.set("http.request.method", method_name(request.method()));
-    span.set(
-        "url.scheme",
-        if connection.is_tls() { "https" } else { "http" },
-    );
-    if let Some(port) = port {
-        span.set("server.port", port);
-    }
-    if method_name(request.method()) == crate::metrics::OTHER_METHOD {
-        let original = request.method().as_str().to_owned();
-        span.set("http.request.method_original", original);
-    }
-    let peer = connection.peer();
-    let peer_ip = peer.ip().to_canonical().to_string();
-    span.set("network.peer.address", peer_ip.clone());
-    span.set("network.peer.port", peer.port());
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    };
-    if let Some(agent) = text(header::USER_AGENT).filter(|agent| !agent.is_empty()) {
-        span.set("user_agent.original", agent);
-    }
-    let forwarded = text(header::HeaderName::from_static("x-forwarded-for"));
-    let first = forwarded
-        .as_deref()
-        .and_then(|list| list.split(',').next())
-        .filter(|first| !first.is_empty());
-    span.set("client.address", first.map_or(peer_ip, str::to_owned));
-    span.set("url.path", request.uri().path().to_owned());
-    span.set("network.protocol.version", version_name(request.version()));
-}
-
-fn describe_response(span: &mut Span, status: StatusCode, request_bytes: u64, bytes: u64) {
-    if request_bytes > 0 {
-        span.set("http.request.body.size", request_bytes);
-    }
-    if bytes > 0 {
-        span.set("http.response.body.size", bytes);
-    }
-    span.set("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.fail("");
-    }
-}
-
-fn content_length(headers: &HeaderMap) -> u64 {
-    headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok())
-        .unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::Version;
-
-    use super::*;
-
-    #[test]
-    fn protocol_versions_are_gos() {
-        for (version, name) in [
-            (Version::HTTP_10, "1.0"),
-            (Version::HTTP_11, "1.1"),
-            (Version::HTTP_2, "2.0"),
-        ] {
-            assert_eq!(version_name(version), name);
-        }
     }
 }

@@ -1,15 +1,17 @@
 //! The TLS data port, and apps that are probed over TLS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +24,9 @@ use crate::instance::{Sidecar, run};
 
 const CERTIFICATE: &str = include_str!("../certificates/first.crt");
 const KEY: &str = include_str!("../certificates/first.key");
+const SCRAPER_CA: &str = include_str!("../certificates/collector-ca.crt");
+const SCRAPER: &str = include_str!("../certificates/collector.crt");
+const SCRAPER_KEY: &str = include_str!("../certificates/collector.key");
 
 #[derive(Debug)]
 struct Anyone;
@@ -77,14 +82,26 @@ async fn handshake(
     protocol: &str,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = trusting(version).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    connect(sidecar.tls.expect("it has a certificate"), config).await
+}
+
+/// Trusts every server.
+fn trusting(
+    version: &'static rustls::SupportedProtocolVersion,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[version])
         .expect("a version")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let address = sidecar.tls.expect("it has a certificate");
+}
+
+async fn connect(
+    address: SocketAddr,
+    config: ClientConfig,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await.expect("listening");
     let name = ServerName::try_from("kn-user-default").expect("a name");
     TlsConnector::from(Arc::new(config))
@@ -141,6 +158,64 @@ fn row_11_the_admin_port_stays_clear() {
     });
 }
 
+/// What a scrape over TLS is answered with.
+async fn scrape(address: SocketAddr, config: ClientConfig) -> std::io::Result<String> {
+    let mut stream = connect(address, config).await?;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[test]
+fn scrapes_are_secured_and_scrapers_asked_for_a_certificate() {
+    run(async {
+        let directory = TempDir::new().expect("a directory");
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).expect("written");
+            path.to_str().expect("text").to_owned()
+        };
+        let (certificate, key) = (file("tls.crt", CERTIFICATE), file("tls.key", KEY));
+        let authorities = file("ca.crt", SCRAPER_CA);
+        let app = App::ok().await;
+        let sidecar = Sidecar::start(
+            app.address,
+            &[
+                (
+                    "OBSERVABILITY_CONFIG",
+                    r#"{"requestMetrics":{"protocol":"prometheus"}}"#,
+                ),
+                ("METRICS_PROMETHEUS_TLS_CERT", &certificate),
+                ("METRICS_PROMETHEUS_TLS_KEY", &key),
+                ("METRICS_PROMETHEUS_TLS_CLIENT_AUTH", "require"),
+                ("METRICS_PROMETHEUS_TLS_CLIENT_CA_FILE", &authorities),
+            ],
+        )
+        .await;
+        let tls13 = &rustls::version::TLS13;
+        let stranger = trusting(tls13).with_no_client_auth();
+        assert!(scrape(sidecar.user_metrics, stranger).await.is_err());
+        let scraper = trusting(tls13)
+            .with_client_auth_cert(chain(SCRAPER), private(SCRAPER_KEY))
+            .expect("a pair");
+        let answer = scrape(sidecar.user_metrics, scraper).await.expect("TLS");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("target_info"), "{answer}");
+    });
+}
+
+fn chain(text: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<_, _>>()
+        .expect("PEM")
+}
+
+fn private(text: &str) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).expect("PEM")
+}
+
 #[test]
 fn tls_12_needs_to_be_allowed() {
     run(async {
@@ -156,15 +231,11 @@ fn tls_12_needs_to_be_allowed() {
 #[test]
 fn row_40_an_app_with_a_self_signed_certificate_can_be_ready() {
     run(async {
-        let chain = CertificateDer::pem_slice_iter(CERTIFICATE.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .expect("PEM");
-        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("PEM");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .with_single_cert(chain(CERTIFICATE), private(KEY))
             .expect("a pair");
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let app = App::raw(move |stream| {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{Data, InvalidConfig, Reader, template_problem};
 use crate::go::{duration_to_std, format_duration, format_float_fixed, quote};
 
-pub use json::InvalidJson;
+pub use json::{InvalidJson, Mismatch};
 
 /// The name of the ConfigMap.
 pub const NAME: &str = "config-observability";

@@ -319,7 +319,7 @@ fn observability_json_of_the_wrong_types_is_refused() {
         ),
         (
             "[]",
-            "observability configuration:  is a list, not an object",
+            "observability configuration: the whole is a list, not an object",
         ),
     ] {
         let error = Observability::from_json(text).expect_err(text);

@@ -8,9 +8,10 @@ use crate::header::{
     ROUTE_TAG, RequestClass, TRACEPARENT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
     restore_host, route_tag, shim_forwarded, trace_id, value,
 };
+pub use crate::pool::fuzz::response;
 use crate::probe_spec::{decode, encode, encode_list};
 use crate::request_log::{LogInput, LogRevision, MAX_LINE_BYTES, RequestLog};
-pub use crate::server::fuzz::{http1, http2};
+pub use crate::server::fuzz::{gate, http1, http2};
 use crate::stat::{Stat, WireStatMessages, count_messages};
 pub use crate::upgrade::fuzz::websocket;
 
@@ -18,13 +19,15 @@ pub use crate::upgrade::fuzz::websocket;
 pub type Target = fn(&[u8]);
 
 /// Every target with the name of its corpus.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Target); 11] = [
     ("environment", environment),
+    ("gate", gate),
     ("headers", headers),
     ("http1", http1),
     ("http2", http2),
     ("observability", observability),
     ("probe", probe),
+    ("response", response),
     ("stat", stat),
     ("template", template),
     ("websocket", websocket),

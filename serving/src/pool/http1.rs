@@ -6,6 +6,8 @@
 
 mod decoder;
 mod download;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod head;
 mod upload;
 

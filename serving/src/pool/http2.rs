@@ -1,8 +1,9 @@
 //! h2c connections: shared by as many exchanges as the peer allows.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -25,12 +26,11 @@ const MAX_SEND_BUFFER: usize = 256 << 10;
 const ATTEMPTS: usize = 3;
 
 /// A connection and how many streams of ours it carries.
-#[derive(Debug)]
 pub(super) struct Shared {
     requests: SendRequest<Body>,
     streams: Cell<usize>,
-    /// How many the peer allows, kept up to date by the connection's task.
-    limit: Rc<Cell<usize>>,
+    /// How many the peer allows at this moment: it can say so at any time.
+    limit: Box<dyn Fn() -> usize>,
 }
 
 /// One stream in the count.
@@ -109,15 +109,10 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ForwardError::transport(&error))?;
-    let limit = Rc::new(Cell::new(connection.current_max_send_streams()));
-    let current = Rc::clone(&limit);
+    let connection = Rc::new(RefCell::new(connection));
+    let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
-        let mut connection = pin!(connection);
-        let ended = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            current.set(connection.current_max_send_streams());
-            polled
-        });
+        let ended = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx));
         if let Err(error) = ended.await {
             tracing::debug!(%error, "connection to the destination ended");
         }
@@ -125,7 +120,7 @@ where
     Ok(Shared {
         requests,
         streams: Cell::new(0),
-        limit,
+        limit: Box::new(move || connection.borrow().current_max_send_streams()),
     })
 }
 
@@ -135,8 +130,18 @@ impl Upstream {
     fn shared_stream(&self) -> Option<Stream> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|it| !it.requests.is_closed());
-        let free = shared.iter().find(|it| it.streams.get() < it.limit.get());
+        let free = shared.iter().find(|it| it.streams.get() < (it.limit)());
         free.map(Stream::open)
+    }
+}
+
+// === impl Shared ===
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
     }
 }
 

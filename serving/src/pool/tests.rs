@@ -1,6 +1,9 @@
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -185,5 +188,73 @@ fn a_closed_destination_keeps_nothing() {
         assert_eq!(read_rest(&mut first).await, "");
         warm(&app, &upstream).await;
         assert_eq!(upstream.idle(), 0);
+    });
+}
+
+/// As many streams as the peer allows share a connection; the next one gets another.
+#[test]
+fn streams_share_a_connection_up_to_the_peers_limit() {
+    local(async {
+        const LIMIT: u32 = 2;
+        let (app, upstream) = app_and_upstream(UpstreamOptions::default()).await;
+        let (accepted, arrived) = (Rc::new(Cell::new(0)), Rc::new(Semaphore::new(0)));
+        let go = Rc::new(Semaphore::new(0));
+        let (count, arrivals, gate) = (accepted.clone(), arrived.clone(), go.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let stream = accept(&app).await;
+                count.set(count.get() + 1);
+                let (arrivals, gate) = (arrivals.clone(), gate.clone());
+                let answer = service_fn(move |_| {
+                    arrivals.add_permits(1);
+                    let gate = gate.clone();
+                    async move {
+                        gate.acquire().await.expect("never closed").forget();
+                        Ok::<_, Infallible>(Response::new(Body::full("ok", ())))
+                    }
+                });
+                let mut server = hyper::server::conn::http2::Builder::new(Local);
+                server.max_concurrent_streams(LIMIT);
+                let served = server.serve_connection(TokioIo::new(stream), answer);
+                tokio::task::spawn_local(served);
+            }
+        });
+        let send = || upstream.send(request("GET", Body::empty(())), Protocol::Http2);
+        // The first exchange brings the peer's limit.
+        go.add_permits(1);
+        drop(send().await.expect("a response"));
+        arrived.acquire().await.expect("never closed").forget();
+        let release = async {
+            // All three are with the app before any is answered.
+            arrived
+                .acquire_many(3)
+                .await
+                .expect("never closed")
+                .forget();
+            go.add_permits(3);
+        };
+        let (first, second, third, ()) = tokio::join!(send(), send(), send(), release);
+        for response in [first, second, third] {
+            assert_eq!(response.expect("a response").status(), 200);
+        }
+        assert_eq!(accepted.get(), 2);
+    });
+}
+
+/// A dial waits while as many are under way as may be.
+#[test]
+fn dials_are_bounded() {
+    local(async {
+        let options = UpstreamOptions {
+            max_dials: 2,
+            ..UpstreamOptions::default()
+        };
+        let (app, upstream) = app_and_upstream(options).await;
+        let others = upstream.dials.acquire_many(2).await.expect("never closed");
+        let mut warmed = std::pin::pin!(warm(&app, &upstream));
+        let early = tokio::time::timeout(Duration::from_millis(50), warmed.as_mut());
+        assert!(early.await.is_err(), "a third dial");
+        drop(others);
+        warmed.await;
     });
 }

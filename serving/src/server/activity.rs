@@ -132,6 +132,14 @@ fn duplicate(io: &dyn Any) -> io::Result<OwnedFd> {
     socket.try_clone_to_owned()
 }
 
+/// How much of [`REFUSAL`] was written; only connections in the clear have a gate.
+fn refuse(io: &dyn Any) -> io::Result<usize> {
+    match io.downcast_ref::<Socket>() {
+        Some(socket) => socket.try_write_later(REFUSAL),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 // === impl Observed ===
 
 impl<I> Observed<I> {
@@ -152,7 +160,7 @@ impl<I> Observed<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Observed<I> {
+impl<I: AsyncRead + Unpin + 'static> AsyncRead for Observed<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -168,15 +176,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Observed<I> {
                 self.activity.set();
                 return result;
             }
-            match Pin::new(&mut self.io).poll_write(cx, REFUSAL) {
-                Poll::Ready(Ok(written)) if written == REFUSAL.len() => {
-                    self.activity.edge().refused();
-                    buf.set_filled(before);
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            if refuse(&self.io)? != REFUSAL.len() {
                 // A client that does not read its answers.
-                _ => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.activity.edge().refused();
+            buf.set_filled(before);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap};
 use http::{Request, Response, Version};
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Notify;
 
+use super::gate::{Edge, Gate};
 use super::{Connection, Handler, Server, ServerOptions, Shutdown};
 use crate::body::Body;
 use crate::deadline::Watch;
@@ -85,8 +87,22 @@ fn check_framing(headers: &HeaderMap) {
 /// What follows the accept of an HTTP/1 connection: a request reaches the handler in one reading
 /// only, and there is no answer without one or a refusal.
 pub fn http1(data: &[u8]) {
-    let answered = run(data, false);
+    let (answered, _) = run(data, false);
     assert!(answered.is_empty() || answered.starts_with(b"HTTP/1."));
+}
+
+/// What one read brings while every plain request is refused: what is taken from the connection is
+/// no more than one request to who would have got it otherwise. It may be a bad one.
+pub fn gate(data: &[u8]) {
+    let gate = Arc::new(Gate::default());
+    gate.set_share(1.0);
+    let edge = Edge::default();
+    edge.guard_with(&gate);
+    if edge.read(data) {
+        assert!(run(data, false).1 <= 1);
+        // The next one on the same connection meets the same fate.
+        assert!(edge.read(data));
+    }
 }
 
 /// What follows the preface of an HTTP/2 connection.
@@ -94,8 +110,8 @@ pub fn http2(data: &[u8]) {
     run(&[PREFACE, data].concat(), true);
 }
 
-/// What the server sends.
-fn run(data: &[u8], is_http2: bool) -> Vec<u8> {
+/// What the server sends, and how many requests reached the handler.
+fn run(data: &[u8], is_http2: bool) -> (Vec<u8>, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -121,7 +137,8 @@ fn run(data: &[u8], is_http2: bool) -> Vec<u8> {
             }
         };
         let ((), answered) = tokio::join!(served, converse(theirs, data));
-        answered
+        let requests = server.handler.targets.borrow().len();
+        (answered, requests)
     })
 }
 

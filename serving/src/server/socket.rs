@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -44,6 +44,20 @@ impl Socket {
                 Err(_) => return Poll::Ready(()),
             }
         }
+    }
+}
+
+impl Socket {
+    /// Leaves `bytes` to the kernel, which sends them with the next write, or else in about 200 ms
+    /// from a timer of its own. How many it took, which may be fewer; `WouldBlock` when none.
+    ///
+    /// Sending is most of what a short answer costs. The kernel's timer does it outside this
+    /// process, so that a CPU quota is left for what can be served.
+    pub(super) fn try_write_later(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::MORE | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.0.try_io(Interest::WRITABLE, || {
+            send(&*self.0, bytes, flags).map_err(io::Error::from)
+        })
     }
 }
 

@@ -146,7 +146,7 @@ impl Hop {
         let mut guard = Some(watcher);
         if let Some(upgrade) = forwarded.upgrade {
             self.tunnels
-                .spawn(upgrade, Some(deadline.total()), guard.take());
+                .spawn(upgrade, deadline.lifetime(), guard.take());
         }
         Ok(forwarded.response.map(|body| Body::upstream(body, guard)))
     }

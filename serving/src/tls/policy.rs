@@ -1,4 +1,4 @@
-//! `QUEUE_PROXY_TLS_*` and `ACTIVATOR_TLS_*`: versions, cipher suites and curves, in Go's names.
+//! `QUEUE_PROXY_TLS_*`, `ACTIVATOR_TLS_*` and `METRICS_PROMETHEUS_TLS_*`: versions, cipher suites and curves, in Go's names.
 //!
 //! Pure. Upstream: `knative.dev/pkg/network/tls/config.go`.
 
@@ -30,6 +30,14 @@ pub static ACTIVATOR: PolicyVariables = PolicyVariables {
     max_version: "ACTIVATOR_TLS_MAX_VERSION",
     cipher_suites: "ACTIVATOR_TLS_CIPHER_SUITES",
     curve_preferences: "ACTIVATOR_TLS_CURVE_PREFERENCES",
+};
+
+/// Those of the listener that Prometheus scrapes, in all programs.
+pub static METRICS_PROMETHEUS: PolicyVariables = PolicyVariables {
+    min_version: "METRICS_PROMETHEUS_TLS_MIN_VERSION",
+    max_version: "METRICS_PROMETHEUS_TLS_MAX_VERSION",
+    cipher_suites: "METRICS_PROMETHEUS_TLS_CIPHER_SUITES",
+    curve_preferences: "METRICS_PROMETHEUS_TLS_CURVE_PREFERENCES",
 };
 
 /// The variables as received; empty equals unset.

@@ -84,14 +84,14 @@ fn a_tunnel_keeps_order_and_amount() {
     });
 }
 
-/// Row 20: the 101 meets the response-start deadline; only the total one ends a tunnel.
+/// Row 20: the 101 meets the response-start deadline, and silence is no harm without an idle one.
 #[test]
 fn a_tunnel_lives_until_the_total_deadline() {
     local(async {
         let timeouts = Timeouts {
             total: Duration::from_millis(400),
             response_start: Some(Duration::from_millis(100)),
-            idle: Some(Duration::from_millis(100)),
+            idle: None,
         };
         let start = tokio::time::Instant::now();
         let (mut client, _app, hop, _proxy) =
@@ -100,6 +100,35 @@ fn a_tunnel_lives_until_the_total_deadline() {
         assert!(tokio::time::Instant::now() - start >= Duration::from_millis(400));
         let end = hop.ends.wait(1).await[0];
         assert_eq!(end.outcome, Outcome::Expired(Expired::Total));
+    });
+}
+
+/// Row 20: a tunnel is idle when nothing passes in either direction.
+#[test]
+fn a_tunnel_ends_when_it_is_idle_and_not_before() {
+    local(async {
+        let timeouts = Timeouts {
+            total: Duration::from_secs(60),
+            response_start: None,
+            idle: Some(Duration::from_millis(300)),
+        };
+        let start = tokio::time::Instant::now();
+        let (mut client, mut app, hop, _proxy) =
+            upgraded("custom", |hop| hop.with_timeouts(timeouts)).await;
+        for _ in 0..5 {
+            // Each by itself is too little to keep a tunnel that counts one direction only.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            write(&mut client, "up").await;
+            assert_eq!(read_until(&mut app, "up").await, "up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            write(&mut app, "down").await;
+            assert_eq!(read_until(&mut client, "down").await, "down");
+        }
+        assert_eq!(hop.tunnels.active(), 1);
+        assert_eq!(read_rest(&mut client).await, "");
+        assert!(tokio::time::Instant::now() - start >= Duration::from_millis(800));
+        let end = hop.ends.wait(1).await[0];
+        assert_eq!(end.outcome, Outcome::Expired(Expired::Idle));
     });
 }
 

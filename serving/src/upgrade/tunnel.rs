@@ -1,6 +1,6 @@
 //! Two directions of bytes between two connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::CHUNK;
 use super::websocket::{CLOSE_TO_CLIENT, CLOSE_TO_SERVER, Position};
@@ -164,7 +165,7 @@ impl Tunnel {
         chunk: &RefCell<Vec<u8>>,
         to_client: &mut u64,
     ) -> io::Result<()> {
-        self.relay(chunk, to_client).await?;
+        self.relay(chunk, to_client, None).await?;
         poll_fn(|cx| {
             let mut chunk = chunk.borrow_mut();
             let client = self.client.poll_discard(cx, &mut chunk);
@@ -177,26 +178,30 @@ impl Tunnel {
     }
 
     /// Until both directions have ended, or one broke. Cancel-safe: nothing read is lost, and
-    /// calling it again goes on. `to_client` counts what the client got.
+    /// calling it again goes on. `to_client` counts what the client got; `last` is set whenever
+    /// something passed.
     pub(super) async fn relay(
         &mut self,
         chunk: &RefCell<Vec<u8>>,
         to_client: &mut u64,
+        last: Option<&Cell<Instant>>,
     ) -> io::Result<()> {
         poll_fn(|cx| {
             let mut chunk = chunk.borrow_mut();
             chunk.resize(CHUNK, 0);
-            let mut ignored = 0;
-            let up = self.to_app.poll(
-                &mut self.client,
-                &mut self.app,
-                cx,
-                &mut chunk,
-                &mut ignored,
-            );
+            let before = *to_client;
+            let mut to_app = 0;
+            let up = self
+                .to_app
+                .poll(&mut self.client, &mut self.app, cx, &mut chunk, &mut to_app);
             let down =
                 self.to_client
                     .poll(&mut self.app, &mut self.client, cx, &mut chunk, to_client);
+            if let Some(last) = last
+                && (to_app > 0 || *to_client > before)
+            {
+                last.set(Instant::now());
+            }
             match (up, down) {
                 (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                     Poll::Ready(Err(error))

@@ -5,6 +5,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ingress::spec::IngressSpec;
 
+fn number(number: u32) -> Draw {
+    Draw { number, part: None }
+}
+
 fn ingress(name: &str, spec: Value) -> Ingress {
     let mut spec: IngressSpec = serde_json::from_value(spec).unwrap();
     spec.set_defaults();
@@ -12,6 +16,7 @@ fn ingress(name: &str, spec: Value) -> Ingress {
         namespace: "ns".to_owned(),
         name: name.to_owned(),
         generation: 1,
+        affinity: None,
         spec,
     }
 }
@@ -41,7 +46,7 @@ fn backend(
     for (name, value) in headers {
         all.append(*name, HeaderValue::from_str(value).unwrap());
     }
-    match table.find(&path.parse().unwrap(), &all, false, draw) {
+    match table.find(&path.parse().unwrap(), &all, false, |_| number(draw)) {
         Matched::Picked(picked) => Some(picked.split.backend.name.clone()),
         Matched::Nothing => None,
         Matched::Redirect => Some("redirect".to_owned()),
@@ -188,7 +193,7 @@ fn redirects() {
     headers.insert("host", HeaderValue::from_static("off"));
     let secure = tables
         .external
-        .find(&Uri::from_static("/"), &headers, true, 0);
+        .find(&Uri::from_static("/"), &headers, true, |_| number(0));
     assert!(matches!(secure, Matched::Picked(_)));
 }
 
@@ -216,7 +221,7 @@ fn edge_case_65_headers_are_set() {
     }
     let found = tables
         .external
-        .find(&Uri::from_static("/"), &headers, false, 0);
+        .find(&Uri::from_static("/"), &headers, false, |_| number(0));
     let Matched::Picked(picked) = found else {
         panic!("not found")
     };
@@ -247,7 +252,9 @@ fn probe_hash() {
         headers.insert(&header::HASH, HeaderValue::from_static(sent));
         let found = tables
             .external
-            .find(&Uri::from_static("/healthz"), &headers, false, 0);
+            .find(&Uri::from_static("/healthz"), &headers, false, |_| {
+                number(0)
+            });
         let Matched::Picked(picked) = found else {
             panic!("not found")
         };

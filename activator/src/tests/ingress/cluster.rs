@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::*;
+use crate::affinity::Affinity;
 use crate::endpoints::{Address, Endpoints, Port, Subset};
 use crate::ingress::front::{Certificates, Gateway};
 use crate::ingress::reconciler::{Known, Reconciler};
@@ -43,6 +44,8 @@ pub(super) struct Cluster {
     gateway: Gateway,
     certificates: Arc<Certificates>,
     generation: i64,
+    /// Of the Ingresses that are served from now on.
+    pub(super) affinity: Option<Affinity>,
 }
 
 /// A rule for the world.
@@ -102,6 +105,7 @@ impl Cluster {
             certificates,
             world,
             generation: 0,
+            affinity: None,
         }
     }
 
@@ -118,6 +122,7 @@ impl Cluster {
                 namespace: "ns".to_owned(),
                 name: name.to_owned(),
                 generation: self.generation,
+                affinity: self.affinity.clone(),
                 spec,
             },
             created: String::new(),

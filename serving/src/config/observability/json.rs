@@ -9,18 +9,33 @@ use super::{Metrics, Observability, Runtime, Tracing};
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidJson {
     /// It is not JSON.
-    #[error("the observability configuration is not JSON")]
-    Syntax(#[source] serde_json::Error),
-    /// A value has another type than it should.
-    #[error("observability configuration: {path} is {found}, not {expected}")]
-    Type {
-        /// Where, e.g. `tracing.samplingRate`; empty for the whole.
-        path: String,
-        /// What stands there.
-        found: &'static str,
-        /// What should.
-        expected: &'static str,
+    #[error("the observability configuration is not JSON: {0}")]
+    Syntax(serde_json::Error),
+    /// Values have other types than they should.
+    #[error("{}", joined(.problems))]
+    Types {
+        /// All of them, at least one.
+        problems: Vec<Mismatch>,
+        /// What the others say, for those who look for more problems.
+        rest: Box<Observability>,
     },
+}
+
+/// A value of another type than it should have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{path} is {found}, not {expected}", if path.is_empty() { "the whole" } else { "" })]
+pub struct Mismatch {
+    /// Where, e.g. `tracing.samplingRate`; empty for the whole.
+    pub path: String,
+    /// What stands there.
+    pub found: &'static str,
+    /// What should.
+    pub expected: &'static str,
+}
+
+fn joined(mismatches: &[Mismatch]) -> String {
+    let all: Vec<_> = mismatches.iter().map(ToString::to_string).collect();
+    format!("observability configuration: {}", all.join(", "))
 }
 
 pub(super) fn to_json(config: &Observability) -> String {
@@ -61,71 +76,82 @@ pub(super) fn serialize_float<S: Serializer>(
 pub(super) fn from_json(text: &str) -> Result<Observability, InvalidJson> {
     let value: Value = serde_json::from_str(text).map_err(InvalidJson::Syntax)?;
     let mut config = Observability::default();
-    let root = Object::new("", &value)?;
+    let mut problems = Vec::new();
+    let mut root = Object::new(String::new(), &value, &mut problems);
     root.nested("tracing", |object| {
         read_tracing(object, &mut config.tracing)
-    })?;
+    });
     root.nested("metrics", |object| {
         read_metrics(object, &mut config.metrics)
-    })?;
+    });
     root.nested("runtime", |object| {
         read_runtime(object, &mut config.runtime)
-    })?;
+    });
     root.nested("requestMetrics", |object| {
-        read_metrics(object, &mut config.request_metrics)
-    })?;
+        read_metrics(object, &mut config.request_metrics);
+    });
     root.boolean(
         "EnableVarLogCollection",
         &mut config.enable_var_log_collection,
-    )?;
-    root.string("LoggingURLTemplate", &mut config.logging_url_template)?;
-    root.boolean("enableRequestLog", &mut config.enable_request_log)?;
-    root.string("requestLogTemplate", &mut config.request_log_template)?;
+    );
+    root.string("LoggingURLTemplate", &mut config.logging_url_template);
+    root.boolean("enableRequestLog", &mut config.enable_request_log);
+    root.string("requestLogTemplate", &mut config.request_log_template);
     root.boolean(
         "enableProbeRequestLog",
         &mut config.enable_probe_request_log,
-    )?;
-    Ok(config)
+    );
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        let rest = Box::new(config);
+        Err(InvalidJson::Types { problems, rest })
+    }
 }
 
-fn read_tracing(object: &Object<'_>, into: &mut Tracing) -> Result<(), InvalidJson> {
-    object.string("protocol", &mut into.protocol)?;
-    object.string("endpoint", &mut into.endpoint)?;
+fn read_tracing(object: &mut Object<'_>, into: &mut Tracing) {
+    object.string("protocol", &mut into.protocol);
+    object.string("endpoint", &mut into.endpoint);
     object.read("samplingRate", "a number", |value| {
         value.as_f64().map(|rate| into.sampling_rate = rate)
-    })
+    });
 }
 
-fn read_metrics(object: &Object<'_>, into: &mut Metrics) -> Result<(), InvalidJson> {
-    object.string("protocol", &mut into.protocol)?;
-    object.string("endpoint", &mut into.endpoint)?;
-    object.nanos("exportInterval", &mut into.export_interval_nanos)
+fn read_metrics(object: &mut Object<'_>, into: &mut Metrics) {
+    object.string("protocol", &mut into.protocol);
+    object.string("endpoint", &mut into.endpoint);
+    object.nanos("exportInterval", &mut into.export_interval_nanos);
 }
 
-fn read_runtime(object: &Object<'_>, into: &mut Runtime) -> Result<(), InvalidJson> {
-    object.string("profiling", &mut into.profiling)?;
-    object.nanos("exportInterval", &mut into.export_interval_nanos)
+fn read_runtime(object: &mut Object<'_>, into: &mut Runtime) {
+    object.string("profiling", &mut into.profiling);
+    object.nanos("exportInterval", &mut into.export_interval_nanos);
 }
 
 /// An object whose keys match in any case; none stands for `null`.
 struct Object<'a> {
     path: String,
     entries: Option<&'a Map<String, Value>>,
+    problems: &'a mut Vec<Mismatch>,
 }
 
 // === impl Object ===
 
 impl<'a> Object<'a> {
-    fn new(path: &str, value: &'a Value) -> Result<Self, InvalidJson> {
+    fn new(path: String, value: &'a Value, problems: &'a mut Vec<Mismatch>) -> Self {
         let entries = match value {
             Value::Null => None,
             Value::Object(entries) => Some(entries),
-            other => return Err(mismatch(path.to_owned(), other, "an object")),
+            other => {
+                problems.push(mismatch(path.clone(), other, "an object"));
+                None
+            }
         };
-        Ok(Self {
-            path: path.to_owned(),
+        Self {
+            path,
             entries,
-        })
+            problems,
+        }
     }
 
     /// The exact spelling is preferred.
@@ -151,49 +177,47 @@ impl<'a> Object<'a> {
     }
 
     fn read(
-        &self,
+        &mut self,
         key: &str,
         expected: &'static str,
         take: impl FnOnce(&'a Value) -> Option<()>,
-    ) -> Result<(), InvalidJson> {
-        match self.get(key) {
-            None => Ok(()),
-            Some(value) => take(value).ok_or_else(|| mismatch(self.path(key), value, expected)),
+    ) {
+        if let Some(value) = self.get(key)
+            && take(value).is_none()
+        {
+            let problem = mismatch(self.path(key), value, expected);
+            self.problems.push(problem);
         }
     }
 
-    fn string(&self, key: &str, target: &mut String) -> Result<(), InvalidJson> {
+    fn string(&mut self, key: &str, target: &mut String) {
         self.read(key, "a string", |value| {
             value.as_str().map(|text| text.clone_into(target))
-        })
+        });
     }
 
-    fn boolean(&self, key: &str, target: &mut bool) -> Result<(), InvalidJson> {
+    fn boolean(&mut self, key: &str, target: &mut bool) {
         self.read(key, "a boolean", |value| {
             value.as_bool().map(|truth| *target = truth)
-        })
+        });
     }
 
-    fn nanos(&self, key: &str, target: &mut i64) -> Result<(), InvalidJson> {
+    fn nanos(&mut self, key: &str, target: &mut i64) {
         self.read(key, "an integer", |value| {
             value.as_i64().map(|nanos| *target = nanos)
-        })
+        });
     }
 
-    fn nested(
-        &self,
-        key: &str,
-        read: impl FnOnce(&Object<'a>) -> Result<(), InvalidJson>,
-    ) -> Result<(), InvalidJson> {
-        match self.get(key) {
-            None => Ok(()),
-            Some(value) => read(&Object::new(&self.path(key), value)?),
+    fn nested(&mut self, key: &str, read: impl FnOnce(&mut Object<'_>)) {
+        if let Some(value) = self.get(key) {
+            let path = self.path(key);
+            read(&mut Object::new(path, value, self.problems));
         }
     }
 }
 
-fn mismatch(path: String, found: &Value, expected: &'static str) -> InvalidJson {
-    InvalidJson::Type {
+fn mismatch(path: String, found: &Value, expected: &'static str) -> Mismatch {
+    Mismatch {
         path,
         found: match found {
             Value::Null => "null",

@@ -1,0 +1,171 @@
+//! Sessions stay where they are, over real sockets.
+
+use std::collections::HashSet;
+
+use http::HeaderName;
+
+use super::pods::Pod;
+use super::*;
+use crate::affinity::Affinity;
+
+async fn world(affinity: Affinity, count: usize) -> (World, Vec<Pod>) {
+    limited(affinity, count, 0).await
+}
+
+async fn limited(affinity: Affinity, count: usize, limit: u32) -> (World, Vec<Pod>) {
+    let world = World::with(Revision {
+        affinity: Some(affinity),
+        ..revision(limit)
+    })
+    .await;
+    let mut pods = Vec::new();
+    for _ in 0..count {
+        pods.push(Pod::start().await);
+    }
+    let addresses: Vec<_> = pods.iter().map(|pod| pod.address).collect();
+    world.list_and_wait(&addresses).await;
+    (world, pods)
+}
+
+/// Which pod answered, by the requests that each has served.
+fn served_by(pods: &[Pod], before: &[usize]) -> usize {
+    let now = pods.iter().map(|pod| pod.state.served.get());
+    now.zip(before)
+        .position(|(now, before)| now > *before)
+        .expect("a pod answered")
+}
+
+async fn ask(world: &World, pods: &[Pod], header: (&str, &str)) -> (usize, Answer) {
+    let before: Vec<_> = pods.iter().map(|pod| pod.state.served.get()).collect();
+    let request = to_revision("/").header(header.0, header.1);
+    let answer = world.send(request.body(Empty::new()).unwrap()).await;
+    assert_eq!(answer.status, 200);
+    (served_by(pods, &before), answer)
+}
+
+/// A user stays at a pod; when that goes it is another one, and everybody else stays.
+#[test]
+fn by_header() {
+    run(async {
+        let affinity = Affinity::Header(HeaderName::from_static("x-user"));
+        let (world, pods) = world(affinity, 3).await;
+        let mut at = Vec::new();
+        for user in 0..12 {
+            let user = user.to_string();
+            let (first, _) = ask(&world, &pods, ("x-user", &user)).await;
+            for _ in 0..3 {
+                assert_eq!(ask(&world, &pods, ("x-user", &user)).await.0, first);
+            }
+            at.push(first);
+        }
+        assert!(HashSet::<_>::from_iter(&at).len() > 1, "{at:?}");
+        let gone = at[0];
+        let left: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != gone)
+            .map(|(_, pod)| pod.address)
+            .collect();
+        world.list_and_wait(&left).await;
+        for (user, before) in at.iter().enumerate() {
+            let (now, _) = ask(&world, &pods, ("x-user", &user.to_string())).await;
+            if *before == gone {
+                assert_ne!(now, gone);
+            } else {
+                assert_eq!(now, *before);
+            }
+        }
+    });
+}
+
+/// The first response names the session, and later ones do not; a forged name counts for nothing.
+#[test]
+fn by_cookie() {
+    run(async {
+        let (world, pods) = world(Affinity::Cookie, 3).await;
+        let (first, answer) = ask(&world, &pods, ("x", "y")).await;
+        let cookie = answer.headers["set-cookie"].to_str().unwrap();
+        let pair = cookie.split(';').next().unwrap();
+        for _ in 0..5 {
+            let (now, answer) = ask(&world, &pods, ("cookie", pair)).await;
+            assert_eq!(now, first);
+            assert!(!answer.headers.contains_key("set-cookie"));
+        }
+        let (_, forged) = ask(&world, &pods, ("cookie", "pilotlight-session=1.2")).await;
+        assert!(forged.headers.contains_key("set-cookie"));
+    });
+}
+
+/// The app names the session; from then on its requests go where it is, until that pod is gone.
+#[test]
+fn by_mcp_session() {
+    run(async {
+        let (world, pods) = world(Affinity::Mcp, 3).await;
+        for _ in 0..6 {
+            let before: Vec<_> = pods.iter().map(|pod| pod.state.served.get()).collect();
+            let answer = world.get("/initialize").await;
+            let maker = served_by(&pods, &before);
+            let session = answer.headers["mcp-session-id"].to_str().unwrap();
+            for _ in 0..4 {
+                let (now, _) = ask(&world, &pods, ("mcp-session-id", session)).await;
+                assert_eq!(now, maker);
+            }
+        }
+        let before: Vec<_> = pods.iter().map(|pod| pod.state.served.get()).collect();
+        let answer = world.get("/initialize").await;
+        let maker = served_by(&pods, &before);
+        let session = answer.headers["mcp-session-id"].to_str().unwrap();
+        let left: Vec<_> = pods
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != maker)
+            .map(|(_, pod)| pod.address)
+            .collect();
+        world.list_and_wait(&left).await;
+        // The app is to say what it makes of a session that it does not know.
+        let (now, _) = ask(&world, &pods, ("mcp-session-id", session)).await;
+        assert_ne!(now, maker);
+    });
+}
+
+/// A session that is hotter than its pod may be uses the others, and no pod gets beyond its limit.
+#[test]
+fn a_hot_session_keeps_the_limit() {
+    run(async {
+        let affinity = Affinity::Header(HeaderName::from_static("x-user"));
+        let (world, pods) = limited(affinity, 3, 2).await;
+        let address = world.address;
+        let mut requests = Vec::new();
+        for _ in 0..8 {
+            let request = to_revision("/held").header("x-user", "hot");
+            let request = request.body(Empty::new()).unwrap();
+            requests.push(background(async move { send(address, request).await }).0);
+        }
+        eventually("all pods are full", || {
+            pods.iter().all(|pod| pod.running() == 2) && world.snapshot().queued == 2
+        })
+        .await;
+        for pod in &pods {
+            pod.release(8);
+        }
+        for request in requests {
+            assert_eq!(request.await.unwrap().status, 200);
+        }
+        assert!(pods.iter().all(|pod| pod.state.most_running.get() == 2));
+    });
+}
+
+/// The pod of a session dies without anybody saying so: the request goes to another one.
+#[test]
+fn a_dead_pod_is_no_error() {
+    run(async {
+        let affinity = Affinity::Header(HeaderName::from_static("x-user"));
+        let (world, pods) = world(affinity, 2).await;
+        let (at, _) = ask(&world, &pods, ("x-user", "a")).await;
+        pods[at].die();
+        for _ in 0..3 {
+            let (now, _) = ask(&world, &pods, ("x-user", "a")).await;
+            assert_ne!(now, at);
+        }
+    });
+}

@@ -1,0 +1,100 @@
+//! The activator: what held requests cost and how soon they are released, what a hop costs, and how
+//! little knowing a revision takes.
+//!
+//! It is the real program. The API server, the autoscaler's end of the stat connection and the
+//! clients are this process, whose cost is not counted; pods are an nginx, or this process where it
+//! has to see when it is asked what. The program's ports are fixed (8008, 8012, 8013, 9090): where
+//! they are taken, a network namespace has them free:
+//! `unshare --net --map-root-user sh -c 'ip link set lo up && exec COMMAND'`.
+
+mod cpu;
+mod held;
+mod impatient;
+mod known;
+mod ready;
+mod running;
+mod threads;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use benches::peers::{Server, installed, nginx_pods};
+use benches::process::build;
+use benches::report::{Bar, Report, circumstances};
+
+use crate::Options;
+
+/// Our program's name in rows.
+const OURS: &str = "pilotlight";
+
+/// What every case needs.
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) folder: &'a Path,
+    program: PathBuf,
+    pub(crate) pods: Server,
+}
+
+/// Runs every case that `options` ask for.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
+    let mut report = Report {
+        subject: "activator".to_owned(),
+        circumstances: circumstances(),
+        ..Report::default()
+    };
+    report.circumstances.push(format!(
+        "{} alternated rounds, {} requests each; the release binary with one thread, an API server \
+         and clients of another process, one nginx behind every proxy",
+        options.rounds, options.requests
+    ));
+    report
+        .circumstances
+        .push("not run: the Go activator, which is not part of this program".to_owned());
+    threads::run(options, &mut report)?;
+    let missing: Vec<&str> = ["nginx", "haproxy"]
+        .into_iter()
+        .filter(|name| installed(name).is_none())
+        .collect();
+    if !missing.is_empty() {
+        let why = format!(
+            "install {} (Debian packages nginx-light, haproxy)",
+            missing.join(" and ")
+        );
+        let bar = Bar::unmeasured("everything but the choice of pods", 1.0, &why);
+        report.bars.push(bar);
+        return Ok(report);
+    }
+    ports_are_free()?;
+    let program = match &options.ours {
+        Some(path) => path.clone(),
+        None => build("activator", "activator", "release")?,
+    };
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let bench = Bench {
+        options,
+        folder: folder.path(),
+        program,
+        pods: nginx_pods(folder.path()).await?,
+    };
+    cpu::run(&bench, &mut report).await?;
+    known::run(&bench, &mut report).await?;
+    ready::run(&bench, &mut report).await?;
+    held::run(&bench, &mut report).await?;
+    impatient::run(&bench, &mut report).await?;
+    Ok(report)
+}
+
+/// Says at once when another program has the activator's ports.
+fn ports_are_free() -> anyhow::Result<()> {
+    for port in [8008, 8012, 8013, 9090] {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        std::net::TcpListener::bind(any).with_context(|| {
+            format!(
+                "port {port} is in use; in a network namespace it is free: \
+                 unshare --net --map-root-user sh -c 'ip link set lo up && exec \"$@\"' compare COMMAND"
+            )
+        })?;
+    }
+    Ok(())
+}
