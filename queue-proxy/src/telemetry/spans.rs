@@ -218,21 +218,3 @@ impl Drop for RequestSpans {
         spans.into_iter().flatten().for_each(|span| span.end(now));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use http::Version;
-
-    use super::*;
-
-    #[test]
-    fn protocol_versions_are_gos() {
-        for (version, name) in [
-            (Version::HTTP_10, "1.0"),
-            (Version::HTTP_11, "1.1"),
-            (Version::HTTP_2, "2.0"),
-        ] {
-            assert_eq!(version_name(version), name);
-        }
-    }
-}
