@@ -105,6 +105,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn protocol_versions_are_gos() {
+        for (version, name) in [
+            (Version::HTTP_10, "1.0"),
+            (Version::HTTP_11, "1.1"),
+            (Version::HTTP_2, "2.0"),
+        ] {
+            assert_eq!(version_name(version), name);
+        }
+    }
+
+    #[test]
     fn hosts_are_split_as_in_go() {
         for (host, expected) in [
             ("a", ("a", "")),
