@@ -128,15 +128,4 @@ mod tests {
             assert_eq!(split_host(host), expected, "{host}");
         }
     }
-
-    #[test]
-    fn protocol_versions_are_gos() {
-        for (version, name) in [
-            (Version::HTTP_10, "1.0"),
-            (Version::HTTP_11, "1.1"),
-            (Version::HTTP_2, "2.0"),
-        ] {
-            assert_eq!(version_name(version), name);
-        }
-    }
 }
