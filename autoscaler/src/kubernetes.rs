@@ -33,9 +33,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
-use serving::server::Listener;
 #[cfg(feature = "otel")]
 use serving::otlp::MetricPush;
+use serving::server::Listener;
 use serving::telemetry::LogLevel;
 use serving::tls::{ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
