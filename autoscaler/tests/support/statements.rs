@@ -39,7 +39,8 @@ fn lines(data: &[u8]) -> Data {
         .collect()
 }
 
-/// Whatever annotations say, decisions are made, none of them negative, and the scale has bounds.
+/// Whatever annotations say, decisions are made, and none of them is negative. Bounds may be: only the
+/// webhook refuses them, and they are never patched.
 pub(crate) fn annotations(data: &[u8]) {
     let annotations = lines(data);
     // Problems are told, not punished.
@@ -76,7 +77,6 @@ fn live(annotations: &Data, config: &Autoscaler) {
             autoscaler: config,
             progress_deadline_ns: 600_000_000_000,
         });
-        assert!(settings.min_scale >= 0 && settings.max_scale >= 0);
         let at = UnixTime::from_seconds;
         let mut collection = Collection::new(&settings.collection);
         let mut decider = Decider::new(&settings.decider, 1, at(0));
