@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::Request;
 use http::header::CONTENT_TYPE;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use serving::RevisionId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::cache::Caches;
+use super::cache::{Cache, Caches};
 use super::events::Recorder;
 use super::index::TargetKind;
 use super::objects::{Metric, PodAutoscaler, ServerlessService};
@@ -163,7 +163,10 @@ impl Writer {
             Action::ServerlessService { revision, spec } => {
                 let cache = &self.caches.serverless_services;
                 let written = match cache.get(&revision) {
-                    Some(object) => self.replace(&revision, &object.with_spec(&spec)).await?,
+                    Some(object) => {
+                        let replaced = self.replace(&revision, &object.with_spec(&spec)).await;
+                        self.learn(&revision, cache, replaced).await?
+                    }
                     None => {
                         let owner = self.owner(&revision)?.to_pure();
                         let object = ServerlessService::of(&owner, &spec);
@@ -176,7 +179,10 @@ impl Writer {
             Action::Metric { revision, spec } => {
                 let cache = &self.caches.metrics;
                 let written = match cache.get(&revision) {
-                    Some(object) => self.replace(&revision, &object.with_spec(&spec)).await?,
+                    Some(object) => {
+                        let replaced = self.replace(&revision, &object.with_spec(&spec)).await;
+                        self.learn(&revision, cache, replaced).await?
+                    }
                     None => {
                         let owner = self.owner(&revision)?.to_pure();
                         let object = Metric::of(&owner, &spec);
@@ -192,7 +198,8 @@ impl Writer {
                 // One that is missing was deleted in the meantime.
                 if let Some(object) = cache.get(&revision) {
                     let object = object.with_status(&status);
-                    let written = self.replace_status(&revision, &object).await?;
+                    let replaced = self.replace_status(&revision, &object).await;
+                    let written = self.learn(&revision, cache, replaced).await?;
                     cache.put(revision, &written);
                 }
                 Ok(())
@@ -287,6 +294,41 @@ impl Writer {
             what: "failed to update status",
             source,
         })
+    }
+
+    /// Looks at the object anew when a write met another one than the cache has, so that the next
+    /// attempt does not. The watch need not tell: what it told may have come before the answer to an
+    /// earlier write of ours, which was then put over it.
+    async fn learn<K>(
+        &self,
+        id: &RevisionId,
+        cache: &Cache<K>,
+        written: Result<K, WriteError>,
+    ) -> Result<K, WriteError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug,
+    {
+        if let Err(error) = &written
+            && matches!(error.code(), Some(CONFLICT | NOT_FOUND))
+        {
+            let api = Api::<K>::namespaced(self.client.clone(), &id.namespace);
+            // A list, which the watches need the right to as well.
+            let this = ListParams::default().fields(&format!("metadata.name={}", id.name));
+            match api
+                .list(&this)
+                .await
+                .map(|list| list.items.into_iter().next())
+            {
+                Ok(Some(object)) => cache.put(id.clone(), &object),
+                Ok(None) => drop(cache.remove(id)),
+                Err(error) => tracing::debug!(%error, "an object in conflict cannot be read"),
+            }
+        }
+        written
     }
 
     /// Writes the status over the object as it was last seen, and after a conflict over the one that
