@@ -419,11 +419,8 @@ impl Core {
             return;
         };
         let revision = &mut self.revisions[slot];
-        match failure.action {
-            FailedAction::Scale => revision.asked.replicas = None,
-            FailedAction::ServerlessService => revision.asked.sks = None,
-            FailedAction::Metric => revision.asked.metric = None,
-            FailedAction::Status | FailedAction::MetricStatus => {}
+        if failure.action != FailedAction::MetricStatus {
+            revision.take_back();
         }
         let mut batch = Vec::new();
         if let Some(message) = failure.message {

@@ -197,11 +197,12 @@ impl Core {
                 if asked.is_some_and(|asked| asked.value == spec && asked.holds(now.instant)) {
                     return;
                 }
+                let mut belief = Belief::new(spec.clone(), now.instant);
                 if let Some(sks) = &mut revision.sks {
-                    sks.spec = spec.clone();
+                    belief = belief.instead_of(std::mem::replace(&mut sks.spec, spec.clone()));
                     sks.generation += 1;
                 }
-                revision.asked.sks = Some(Belief::new(spec.clone(), now.instant));
+                revision.asked.sks = Some(belief);
                 batch.push(Action::ServerlessService { revision: id, spec });
             }
         }
@@ -262,8 +263,9 @@ impl Core {
         };
         match &mut revision.metric {
             Some(metric) => {
-                metric.metric.spec = spec.clone();
-                revision.asked.metric = Some(Belief::new(spec, now.instant));
+                let before = std::mem::replace(&mut metric.metric.spec, spec.clone());
+                let belief = Belief::new(spec, now.instant).instead_of(before);
+                revision.asked.metric = Some(belief);
             }
             None => {
                 revision.asked.metric = Some(Belief::new(spec.clone(), now.instant));

@@ -80,6 +80,8 @@ pub(super) struct Belief<T> {
     pub(super) value: T,
     /// What the world has said to the contrary: the truth, should the belief not come true.
     observed: Option<T>,
+    /// What was the case when it was asked for: the truth, should that fail.
+    before: Option<T>,
     until: Instant,
 }
 
@@ -143,6 +145,24 @@ impl Revision {
         let sks = self.asked.sks.as_ref().and_then(Belief::doubted_until);
         let metric = self.asked.metric.as_ref().and_then(Belief::doubted_until);
         sks.into_iter().chain(metric).min()
+    }
+
+    /// A write failed, and those that were to follow it were not tried: takes everything for what it
+    /// was before it was asked for. Writing twice what had come through changes nothing.
+    pub(super) fn take_back(&mut self) {
+        self.asked.replicas = None;
+        let sks = self.asked.sks.take();
+        if let (Some(belief), Some(sks)) = (sks, &mut self.sks)
+            && let Some(spec) = belief.observed.or(belief.before)
+        {
+            sks.spec = spec;
+        }
+        let metric = self.asked.metric.take();
+        if let (Some(belief), Some(object)) = (metric, &mut self.metric)
+            && let Some(spec) = belief.observed.or(belief.before)
+        {
+            object.metric.spec = spec;
+        }
     }
 
     /// Whether a stat of this concurrency asks for a decision at once although none has been made
@@ -281,8 +301,15 @@ impl<T> Belief<T> {
         Self {
             value,
             observed: None,
+            before: None,
             until: now + BELIEF_LIMIT,
         }
+    }
+
+    /// Takes the place of `before`.
+    pub(super) fn instead_of(mut self, before: T) -> Self {
+        self.before = Some(before);
+        self
     }
 
     /// Holds on to the belief against `observed`.

@@ -457,6 +457,30 @@ fn what_others_made_of_an_object_is_noticed_in_the_end() {
     assert_eq!(asked(&platform), 2, "{:?}", platform.log);
 }
 
+/// The watch has nothing more to say of a change by somebody else once it was seen.
+#[test]
+fn what_could_not_be_put_back_is_tried_again() {
+    let mut platform = Platform::new(&[], 1);
+    platform.run_until(120, |it| it.replicas == 0);
+    platform.obedient = false;
+    platform.log.clear();
+    let sks = platform.sks.as_mut().expect("there is one");
+    sks.spec.num_activators += 7;
+    platform.tell_sks();
+    let asked = |it: &Platform| {
+        let spec = |action: &Action| matches!(action, Action::ServerlessService { .. });
+        it.log.iter().filter(|action| spec(action)).count()
+    };
+    assert_eq!(asked(&platform), 1, "{:?}", platform.log);
+    let failure = Failure {
+        action: FailedAction::ServerlessService,
+        message: None,
+    };
+    platform.tell(Update::Failed(id(), failure));
+    platform.run_seconds(2);
+    assert_eq!(asked(&platform), 2, "{:?}", platform.log);
+}
+
 #[test]
 fn a_failed_patch_is_repeated_with_back_off_and_reported() {
     let mut platform = Platform::new(&[], 1);
