@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -109,18 +110,28 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ForwardError::transport(&error))?;
-    let connection = Rc::new(RefCell::new(connection));
+    let connection = Rc::new(RefCell::new(Some(connection)));
     let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
-        let ended = poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx));
+        let ended = poll_fn(|cx| match &mut *driven.borrow_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => Poll::Ready(Ok(())),
+        });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "connection to the destination ended");
         }
+        // Requests that it has not sent learn of the end by its drop.
+        let done = driven.borrow_mut().take();
+        drop(done);
     });
     Ok(Shared {
         requests,
         streams: Cell::new(0),
-        limit: Box::new(move || connection.borrow().current_max_send_streams()),
+        limit: Box::new(move || {
+            let connection = connection.borrow();
+            let connection = connection.as_ref();
+            connection.map_or(0, |connection| connection.current_max_send_streams())
+        }),
     })
 }
 
