@@ -12,8 +12,8 @@ use serving::config::observability::{PROTOCOL_GRPC, PROTOCOL_HTTP_PROTOBUF};
 use serving::environment::Environment;
 use serving::http_metrics::HTTP_SCOPE;
 use serving::otlp::{
-    self, Exporter, Instrument, MetricSnapshot, OtlpSettings, Point, Protocol, ScopeSnapshot,
-    Series, SettingsError, Signal, metric_interval,
+    self, Exporter, MetricSnapshot, OtlpSettings, Point, Protocol, ScopeSnapshot, Series,
+    SettingsError, Signal, metric_interval,
 };
 use serving::trace::{Attribute, Scope, SpanExport, SpanExportError};
 use serving::{AnchoredClock, UnixTime, names};
@@ -210,19 +210,19 @@ pub(crate) fn snapshot(shared: &Shared) -> Vec<ScopeSnapshot> {
         http.add(&entry.http);
     }
     let mut own = vec![
-        metric(
+        MetricSnapshot::new(
             "kn.revision.request.concurrency",
             "Concurrent requests that are routed to the activator",
             "{request}",
             Series::FloatGauge(concurrency),
         ),
-        metric(
+        MetricSnapshot::new(
             "kn.revision.request.queued",
             "Requests that wait in the activator",
             "{request}",
             up_down(queued),
         ),
-        metric(
+        MetricSnapshot::new(
             "kn.revision.request.active",
             "Requests that the activator has in flight",
             "{request}",
@@ -251,13 +251,13 @@ fn connection(shared: &Shared) -> [MetricSnapshot; 2] {
         }]
     };
     [
-        metric(
+        MetricSnapshot::new(
             "kn.activator.stats.conn.reachable",
             "Whether the peer is reachable",
             "{reachable}",
             Series::Gauge(peer(reachable)),
         ),
-        metric(
+        MetricSnapshot::new(
             "kn.activator.stats.conn.errors",
             "Connections to the peer that were lost",
             "{error}",
@@ -267,22 +267,6 @@ fn connection(shared: &Shared) -> [MetricSnapshot; 2] {
             },
         ),
     ]
-}
-
-fn metric(
-    name: &'static str,
-    description: &'static str,
-    unit: &'static str,
-    series: Series,
-) -> MetricSnapshot {
-    MetricSnapshot {
-        instrument: Instrument {
-            name,
-            description,
-            unit,
-        },
-        series,
-    }
 }
 
 fn up_down(points: Vec<Point<i64>>) -> Series {

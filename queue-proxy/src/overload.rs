@@ -113,8 +113,9 @@ impl Overload {
             let now = Instant::now();
             let worked = cpu_time().saturating_sub(worked);
             let delay = denied(now.saturating_duration_since(due), worked, now - start);
-            // Two small files, and only while there are requests.
-            let delay = match self.throttle.borrow_mut().look(now) {
+            // Two small files, read only when it matters.
+            let matters = share.borrow().is_delayed(delay);
+            let delay = match matters && self.throttle.borrow_mut().look(now) {
                 true => delay,
                 false => delay / PATIENCE,
             };

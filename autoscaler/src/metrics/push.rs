@@ -1,6 +1,6 @@
 //! The metrics as a push over OTLP has them: OpenTelemetry's own names, the same values as a scrape.
 
-use serving::otlp::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
+use serving::otlp::{MetricSnapshot, Point, ScopeSnapshot, Series};
 use serving::trace::{Attribute, Scope};
 
 use super::queue::{self, Value};
@@ -57,7 +57,7 @@ impl Metrics {
                 } else {
                     Series::FloatGauge(points.collect())
                 };
-                metric(gauge.otel, gauge.help, gauge.unit, series)
+                MetricSnapshot::new(gauge.otel, gauge.help, gauge.unit, series)
             })
             .collect();
         let scrapes = self.shared.scrapes.lock();
@@ -66,7 +66,7 @@ impl Metrics {
             value: entry.histogram.clone(),
         });
         let series = Series::Histogram(points.collect());
-        metrics.push(metric(
+        metrics.push(MetricSnapshot::new(
             "kn.autoscaler.scrape.duration",
             SCRAPE_HELP,
             "s",
@@ -113,7 +113,7 @@ impl Metrics {
                     is_monotonic,
                 }
             };
-            metric(instrument.otel, instrument.help, instrument.unit, series)
+            MetricSnapshot::new(instrument.otel, instrument.help, instrument.unit, series)
         };
         queue::INSTRUMENTS.iter().map(of_all).collect()
     }
@@ -147,13 +147,13 @@ impl ApiRequests {
             }
         });
         [
-            metric(
+            MetricSnapshot::new(
                 "http.client.request.duration",
                 DURATION_HELP,
                 "s",
                 Series::Histogram(durations.collect()),
             ),
-            metric(
+            MetricSnapshot::new(
                 "kn.k8s.client.http.response.status_code",
                 RESULT_HELP,
                 "{item}",
@@ -193,29 +193,13 @@ fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn metric(
-    name: &'static str,
-    description: &'static str,
-    unit: &'static str,
-    series: Series,
-) -> MetricSnapshot {
-    MetricSnapshot {
-        instrument: Instrument {
-            name,
-            description,
-            unit,
-        },
-        series,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use prometheus_client::registry::Registry;
     use serving::config::Observability;
-    use serving::otlp::{Identity, MetricPush};
+    use serving::otlp::{Identity, Instrument, MetricPush};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 

@@ -1,6 +1,6 @@
 //! The metrics as a push over OTLP has them: the same histograms under OpenTelemetry's own names.
 
-use serving::otlp::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
+use serving::otlp::{MetricSnapshot, Point, ScopeSnapshot, Series};
 use serving::trace::Attribute;
 
 use super::series::{Histograms, LabelSet};
@@ -25,17 +25,15 @@ impl Metrics {
         )];
         // A depth that was never recorded is no 0.
         if let Some(depth) = self.queue_depth.as_ref().filter(|_| self.has_depth.get()) {
-            own.push(MetricSnapshot {
-                instrument: Instrument {
-                    name: "kn.serving.queue.depth",
-                    description: "Number of current requests in the queue",
-                    unit: "{request}",
-                },
-                series: Series::Gauge(vec![Point {
+            own.push(MetricSnapshot::new(
+                "kn.serving.queue.depth",
+                "Number of current requests in the queue",
+                "{request}",
+                Series::Gauge(vec![Point {
                     attributes: Vec::new(),
                     value: depth.get(),
                 }]),
-            });
+            ));
         }
         let http = vec![
             histogram(
@@ -97,14 +95,8 @@ fn histogram<L: LabelSet + Attributes>(
         };
         Point { attributes, value }
     });
-    MetricSnapshot {
-        instrument: Instrument {
-            name,
-            description,
-            unit,
-        },
-        series: Series::Histogram(points.collect()),
-    }
+    let series = Series::Histogram(points.collect());
+    MetricSnapshot::new(name, description, unit, series)
 }
 
 impl Attributes for StatusLabels {

@@ -118,6 +118,11 @@ impl Share {
         self.share
     }
 
+    /// Whether `delay` is long enough to count for anything but an end.
+    pub(crate) fn is_delayed(&self, delay: Duration) -> bool {
+        delay.as_secs_f64() >= self.limit / 2.0
+    }
+
     /// Whether any requests are refused.
     pub(crate) fn is_refusing(&self) -> bool {
         self.share > 0.0

@@ -15,8 +15,8 @@ const RECENT: Duration = Duration::from_secs(1);
 pub(super) struct Throttle {
     /// `/`, but for tests.
     root: PathBuf,
-    /// The account when it was last read.
-    count: Option<u64>,
+    /// The account when it was last read, and when that was.
+    count: Option<(u64, Instant)>,
     /// When it was last seen to have grown.
     grown: Option<Instant>,
 }
@@ -40,12 +40,14 @@ impl Throttle {
     /// late. Never where there is no account, as for a process outside of any container.
     pub(super) fn look(&mut self, now: Instant) -> bool {
         let count = self.read();
-        if let (Some(before), Some(count)) = (self.count, count)
+        // What it has grown by since a look long ago need not be of late.
+        if let (Some((before, at)), Some(count)) = (self.count, count)
             && count > before
+            && now - at < RECENT
         {
             self.grown = Some(now);
         }
-        self.count = count;
+        self.count = count.map(|count| (count, now));
         self.grown.is_some_and(|at| now - at < RECENT)
     }
 
@@ -110,6 +112,11 @@ mod tests {
             assert!(throttle.look(at(150)), "{cgroup}");
             assert!(throttle.look(at(1_100)), "{cgroup}");
             assert!(!throttle.look(at(1_151)), "{cgroup}");
+            write(9);
+            assert!(
+                !throttle.look(at(2_151)),
+                "at some time since the last look"
+            );
         }
     }
 

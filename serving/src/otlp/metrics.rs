@@ -73,6 +73,25 @@ pub struct ScopeSnapshot {
     pub metrics: Vec<MetricSnapshot>,
 }
 
+// === impl MetricSnapshot ===
+
+impl MetricSnapshot {
+    /// The series of an instrument.
+    pub fn new(
+        name: &'static str,
+        description: &'static str,
+        unit: &'static str,
+        series: Series,
+    ) -> Self {
+        let instrument = Instrument {
+            name,
+            description,
+            unit,
+        };
+        Self { instrument, series }
+    }
+}
+
 /// Encodes a snapshot, or nothing if it has no series.
 pub(super) fn encode(
     scopes: Vec<ScopeSnapshot>,

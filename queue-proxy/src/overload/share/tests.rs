@@ -185,7 +185,6 @@ fn at_twice_the_capacity_what_is_admitted_stays_in_time() {
         let cost = REFUSAL as f64 / (REQUEST.0 + REQUEST.1) as f64;
         let most = (1.0 - 2.0 * cost) / (1.0 - cost);
         let goodput = done.served as f64 / (60 * capacity) as f64;
-        eprintln!("{goodput} of {most}: {done:?}");
         assert!(goodput > 0.9 * most, "{goodput} of {most}: {done:?}");
         let answered = done.served + done.refused;
         assert!(answered as f64 > 0.98 * (120 * capacity) as f64, "{done:?}");
