@@ -10,7 +10,8 @@ mod push;
 pub mod queue;
 pub mod requests;
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -59,10 +60,14 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct Shared {
-    revisions: Mutex<BTreeMap<RevisionLabels, Arc<RevisionGauges>>>,
+    revisions: Mutex<BTreeSet<ByLabels>>,
     scrapes: Mutex<BTreeMap<ScrapeLabels, Scrapes>>,
     queues: Queues,
 }
+
+/// In the order of its labels, which are not kept twice.
+#[derive(Debug)]
+struct ByLabels(Arc<RevisionGauges>);
 
 /// A histogram and how many revisions observe it.
 #[derive(Debug)]
@@ -109,11 +114,11 @@ impl Metrics {
     /// The gauges of a revision that is being reconciled.
     pub fn revision(&self, labels: RevisionLabels, metric: ScalingMetric) -> Arc<RevisionGauges> {
         let scrapes = self.scrapes(&labels);
-        let gauges = Arc::new(RevisionGauges::new(labels.clone(), scrapes, metric));
+        let gauges = Arc::new(RevisionGauges::new(labels, scrapes, metric));
         self.shared
             .revisions
             .lock()
-            .insert(labels, Arc::clone(&gauges));
+            .replace(ByLabels(Arc::clone(&gauges)));
         gauges
     }
 
@@ -142,6 +147,34 @@ impl Metrics {
         entry.histogram.clone()
     }
 }
+
+// === impl ByLabels ===
+
+impl Borrow<RevisionLabels> for ByLabels {
+    fn borrow(&self) -> &RevisionLabels {
+        &self.0.labels
+    }
+}
+
+impl Ord for ByLabels {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.labels.cmp(&other.0.labels)
+    }
+}
+
+impl PartialOrd for ByLabels {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByLabels {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.labels == other.0.labels
+    }
+}
+
+impl Eq for ByLabels {}
 
 // === impl RevisionLabels ===
 
@@ -393,7 +426,8 @@ const SCRAPE_HELP: &str = "The duration of scraping the revision";
 
 impl Shared {
     fn all(&self) -> Vec<Arc<RevisionGauges>> {
-        self.revisions.lock().values().cloned().collect()
+        let revisions = self.revisions.lock();
+        revisions.iter().map(|it| Arc::clone(&it.0)).collect()
     }
 }
 
