@@ -6,6 +6,7 @@
 //! and no other task.
 
 pub(crate) mod core;
+mod names;
 mod reconcile;
 pub(crate) mod revision;
 mod ticks;

@@ -4,9 +4,7 @@
 //! The shell around it (`driver`) brings updates, frames, finished rounds and probes, and carries
 //! out the effects.
 
-use std::borrow::Borrow;
-use std::collections::{HashMap, VecDeque};
-use std::hash::{Hash, Hasher};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +12,7 @@ use serving::{RevisionId, UnixTime};
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::names::Names;
 use super::reconcile::{SCRAPE_TICK, TICK};
 use super::revision::{Key, Revision, still_believed};
 use crate::decider::Supply;
@@ -65,7 +64,7 @@ pub(super) enum Due {
 /// All state of the driver.
 pub(crate) struct Core {
     pub(super) revisions: Slab<Revision>,
-    ids: HashMap<Name, usize>,
+    names: Names,
     generations: u64,
     pub(super) queue: WorkQueue<usize>,
     pub(super) timers: Timers<Due>,
@@ -92,7 +91,7 @@ impl Core {
     ) -> Self {
         Self {
             revisions: Slab::new(),
-            ids: HashMap::new(),
+            names: Names::default(),
             generations: 0,
             queue: WorkQueue::new(),
             timers: Timers::new(),
@@ -236,8 +235,7 @@ impl Core {
     }
 
     pub(super) fn slot_of(&self, namespace: &str, name: &str) -> Option<usize> {
-        let parts: &dyn Parts = &(namespace, name);
-        self.ids.get(parts).copied()
+        self.names.get(namespace, name)
     }
 
     fn slot(&mut self, id: &RevisionId) -> usize {
@@ -247,15 +245,14 @@ impl Core {
         self.generations += 1;
         let revision = Revision::new(id.clone(), self.generations);
         let slot = self.revisions.insert(revision);
-        self.ids.insert(Name(id.to_string().into()), slot);
+        self.names.insert(&id.namespace, &id.name, slot);
         slot
     }
 
     fn forget_if_empty(&mut self, slot: usize) {
         if self.revisions[slot].is_forgotten() {
             let revision = self.revisions.remove(slot);
-            let parts: &dyn Parts = &(&*revision.id.namespace, &*revision.id.name);
-            self.ids.remove(parts);
+            self.names.remove(&revision.id.namespace, &revision.id.name);
             self.queue.remove(&slot);
         }
     }
@@ -482,53 +479,4 @@ fn derive(object: &PodAutoscaler, config: &ClusterConfig) -> Box<Settings> {
         &config.autoscaler,
         deadline,
     )))
-}
-
-/// `namespace/name` in one piece: a look-up of one among ten thousand waits for memory, and two
-/// texts would be two waits. Neither part has a slash.
-#[derive(Debug, PartialEq, Eq)]
-struct Name(Box<str>);
-
-/// A [`Name`] or the two texts of one, so that a frame's borrowed names can be looked up.
-trait Parts {
-    fn parts(&self) -> (&str, &str);
-}
-
-impl Parts for Name {
-    fn parts(&self) -> (&str, &str) {
-        self.0.split_once('/').unwrap_or((&self.0, ""))
-    }
-}
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
-    }
-}
-
-impl Parts for (&str, &str) {
-    fn parts(&self) -> (&str, &str) {
-        *self
-    }
-}
-
-impl<'a> Borrow<dyn Parts + 'a> for Name {
-    fn borrow(&self) -> &(dyn Parts + 'a) {
-        self
-    }
-}
-
-impl PartialEq for dyn Parts + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.parts() == other.parts()
-    }
-}
-
-impl Eq for dyn Parts + '_ {}
-
-impl Hash for dyn Parts + '_ {
-    /// As that of [`Name`].
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
-    }
 }
