@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header::SET_COOKIE;
+use http::header::{HOST, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::body::Body;
@@ -82,7 +82,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A destination took no connection.
-    Refused(RevisionId, SocketAddr),
+    Refused(Arc<RevisionId>, SocketAddr),
     /// A queue-proxy is full; it may be asked again after a pause.
     Full(Arc<RevisionThrottler>, Arc<PodTracker>),
 }
@@ -332,8 +332,12 @@ impl Shared {
 
     /// What a queue-proxy expects of an activator, and the rewriting of any proxy.
     fn prepare(&self, mut request: Request<Incoming>, connection: &Connection) -> Request<Body> {
-        let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()))
-            .unwrap_or_else(|_| HeaderValue::from_static(""));
+        let host = match request.uri().authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            // Not copied, as it has to go anyway.
+            None => request.headers_mut().remove(HOST),
+        };
+        let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
         let headers = request.headers_mut();
         header::hide_host(headers, host);
         headers.insert(

@@ -94,7 +94,8 @@ impl Shared {
                 held = Some(held.unwrap_or(Duration::ZERO) + waited);
                 slot
             } else {
-                slot(entry, acquire.await).inspect_err(|failure| refused(spans, failure))?
+                self.slot(entry, acquire.await)
+                    .inspect_err(|failure| refused(spans, failure))?
             };
             if let Some(spans) = spans {
                 spans.obtained(Instant::now());
@@ -189,7 +190,7 @@ impl Shared {
         if acquire.is_cold() {
             entry.cold_start.begun(start);
         }
-        let queued = Queued::new(&entry.metrics.queued);
+        let queued = Queued::new(&self.metrics.gauges(entry).queued);
         let limits = [self.options.limits.max_wait, entry.revision.max_wait];
         let limit = limits.into_iter().flatten().min();
         let permit = if watched.is_none() && limit.is_none() {
@@ -202,7 +203,13 @@ impl Shared {
         let waited = Instant::now().duration_since(start);
         let metrics = &self.metrics.cold_start;
         metrics.held(&entry.cold_start, &entry.revision, waited);
-        Ok((slot(entry, permit)?, waited))
+        Ok((self.slot(entry, permit)?, waited))
+    }
+
+    fn slot(&self, entry: &Arc<Entry>, permit: Granted) -> Result<Slot, Failure> {
+        permit
+            .map(|permit| Slot::new(permit, entry, &self.metrics))
+            .map_err(Failure::Refused)
     }
 
     /// The session of a request, and the cookie that will name it if it is a new one.
@@ -305,7 +312,7 @@ impl Shared {
     fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
         tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
         // When the driver has fallen behind it will hear it from the next request.
-        let id = entry.revision.id.clone();
+        let id = Arc::clone(&entry.revision.id);
         let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
     }
 
@@ -328,12 +335,6 @@ fn refused(spans: &mut Option<Box<RequestSpans>>, failure: &Failure) {
 }
 
 type Granted = Result<crate::revision_throttler::Permit, Refused>;
-
-fn slot(entry: &Arc<Entry>, permit: Granted) -> Result<Slot, Failure> {
-    permit
-        .map(|permit| Slot::new(permit, entry))
-        .map_err(Failure::Refused)
-}
 
 /// Waits for no longer than `limit`, and while the client is there.
 async fn watch(

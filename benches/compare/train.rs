@@ -1,8 +1,10 @@
-//! Load for a sidecar that was built to record where its time goes, so that the compiler can lay the
+//! Load for a program that was built to record where its time goes, so that the compiler can lay the
 //! next build out for it (profile-guided optimisation). Everything that requests usually pass
 //! through is passed: what is not counts as cold, and is built for size.
 
-use std::path::PathBuf;
+mod activator;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,8 +16,9 @@ use benches::{h2c, load};
 const REQUESTS: u64 = 30_000;
 /// The longest that one kind of load may take.
 const BOUND: Duration = Duration::from_secs(120);
-/// What it may take the sidecar to drain and to write what it has recorded.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What it may take a program to drain and to write what it has recorded: the activator goes on for
+/// 45 seconds as if nothing were.
+const PATIENCE: Duration = Duration::from_secs(75);
 
 /// A recording build is slow: what it would refuse would be taken for usual.
 const PLAIN: [(&str, &str); 3] = [
@@ -35,21 +38,38 @@ const OBSERVED: [(&str, &str); 4] = [
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The sidecar to train; built with `-Cprofile-generate`.
+    /// Which program it is.
+    #[arg(long, value_enum, default_value_t = Trainee::QueueProxy)]
+    of: Trainee,
+    /// The program to train; built with `-Cprofile-generate`.
     #[arg(value_name = "PROGRAM")]
     program: PathBuf,
 }
 
-/// Runs every kind of load, each with a sidecar of its own that ends in order.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Trainee {
+    QueueProxy,
+    Activator,
+}
+
+/// Runs every kind of load, and ends the program in order.
 ///
 /// # Errors
-/// When nginx is not installed, a request fails, or the sidecar does not end in time.
+/// When nginx is not installed, a request fails, or the program does not end in time.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    match options.of {
+        Trainee::QueueProxy => sidecar(&options.program).await,
+        Trainee::Activator => activator::run(&options.program).await,
+    }
+}
+
+/// Each kind of load with a sidecar of its own.
+async fn sidecar(program: &Path) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let app = nginx_backend(folder.path(), false).await?;
     let sidecar = |limit, app: &Server, extra| Sidecar {
         name: "the sidecar",
-        program: &options.program,
+        program,
         container_concurrency: limit,
         backend: app.address,
         bind: Some(own_loopback()),
