@@ -58,8 +58,8 @@ patch_back() {
     resources="{\"\$patch\":\"replace\",$(sed -E 's/^\{//' <<<"${resources:-{\}}")"
     resources=${resources/,\}/\}}
     if [[ $1 == activator ]]; then
-        # What activator-ingress adds; deleting what is not there changes nothing.
-        more=',"env":[{"name":"PILOTLIGHT_INGRESS_CLASS","$patch":"delete"}],"ports":['
+        # What we and activator-ingress add; deleting what is not there changes nothing.
+        more=',"env":[{"name":"PILOTLIGHT_AFFINITY_SECRET","$patch":"delete"},{"name":"PILOTLIGHT_INGRESS_CLASS","$patch":"delete"}],"ports":['
         more+='{"containerPort":8080,"$patch":"delete"},{"containerPort":8081,"$patch":"delete"},{"containerPort":8443,"$patch":"delete"}]'
     fi
     echo "{\"spec\":{\"template\":{\"spec\":{\"serviceAccountName\":\"$account\",\"containers\":[{\"name\":\"$1\",\"image\":\"$2\",\"resources\":$resources$more}]}}}}"

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header::SET_COOKIE;
+use http::header::{HOST, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serving::body::Body;
@@ -82,7 +82,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A destination took no connection.
-    Refused(RevisionId, SocketAddr),
+    Refused(Arc<RevisionId>, SocketAddr),
     /// A queue-proxy is full; it may be asked again after a pause.
     Full(Arc<RevisionThrottler>, Arc<PodTracker>),
 }
@@ -111,13 +111,15 @@ impl Activator {
     }
 
     /// Serves a request that is no probe of the platform: the entry for a front in the same process,
-    /// which has named the revision by `Knative-Serving-Revision` and `-Namespace`. Cancel-safe as
-    /// [`Self::handle`].
-    pub async fn dispatch(
+    /// which has named the revision by `Knative-Serving-Revision` and `-Namespace`. It counts from
+    /// the call on. Cancel-safe as [`Self::handle`].
+    // What happens before the first wait is outside of the future, and the request is boxed: each
+    // would be in the future twice, of which there is one for every request that is held.
+    pub fn dispatch(
         &self,
         request: Request<Incoming>,
         connection: &Connection,
-    ) -> Response<ActivatorBody> {
+    ) -> impl Future<Output = Response<ActivatorBody>> {
         let shared = &self.shared;
         let domain = &shared.options.cluster_domain;
         let arrived = Instant::now();
@@ -129,7 +131,8 @@ impl Activator {
             if let Some(spans) = &mut spans {
                 spans.set_status(StatusCode::NOT_FOUND);
             }
-            return forward::error_response(StatusCode::NOT_FOUND, &text, None);
+            let response = forward::error_response(StatusCode::NOT_FOUND, &text, None);
+            return Either::Left(std::future::ready(response));
         };
         if let Some(spans) = &mut spans {
             spans.belongs_to(&entry.revision);
@@ -139,49 +142,42 @@ impl Activator {
         let line = shared.request_log.line(&request, connection);
         let mut exchange = Exchange {
             slot: None,
-            counted: Counted::new(Rc::clone(shared), Arc::clone(&entry)),
+            counted: Counted::new(Rc::clone(shared), entry),
             arrived,
             facts,
             status: StatusCode::INTERNAL_SERVER_ERROR,
             line,
             spans: None,
         };
-        let mut prepared = Some(shared.prepare(request, connection));
-        let result = {
-            // Pinned here, or the deadline's future would hold it twice.
-            let work = pin!(shared.proxy(&entry, &mut prepared, connection, facts, &mut spans));
-            match deadline.limit(work).await {
-                Ok(result) => result,
-                Err(expired) => Err(Failure::Expired(expired)),
-            }
-        };
-        exchange.spans = spans;
-        match result {
-            Ok(proxied) => {
-                let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
-                match upgrade {
-                    Some(upgrade) => {
-                        let lifetime = deadline.lifetime();
-                        shared.tunnels.spawn(upgrade, lifetime, exchange);
-                        response.map(|body| Body::upstream(body, None))
+        let mut prepared = Some(Box::new(shared.prepare(request, connection)));
+        Either::Right(async move {
+            let result = {
+                let entry = exchange.counted.entry();
+                // Pinned here, or the deadline's future would hold it twice.
+                let work = pin!(shared.proxy(entry, &mut prepared, connection, facts, &mut spans));
+                match deadline.limit(work).await {
+                    Ok(result) => result,
+                    Err(expired) => Err(Failure::Expired(expired)),
+                }
+            };
+            exchange.spans = spans;
+            match result {
+                Ok(proxied) => {
+                    let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
+                    match upgrade {
+                        Some(upgrade) => {
+                            let lifetime = deadline.lifetime();
+                            shared.tunnels.spawn(upgrade, lifetime, exchange);
+                            response.map(|body| Body::upstream(body, None))
+                        }
+                        None => response.map(|body| {
+                            Body::upstream(body, Some(exchange)).with_deadline(deadline)
+                        }),
                     }
-                    None => response
-                        .map(|body| Body::upstream(body, Some(exchange)).with_deadline(deadline)),
                 }
+                Err(failure) => shared.failed(&failure, exchange),
             }
-            Err(failure) => {
-                let reason = failure.reason();
-                shared.metrics.error(reason);
-                tracing::info!(revision = %entry.revision.id, reason, "request failed");
-                let response = error::response(&failure, ());
-                exchange.status = response.status();
-                if let Some(spans) = &mut exchange.spans {
-                    spans.abandoned();
-                    spans.set_status(exchange.status);
-                }
-                response.map(|body| body.map_guard(|_| Some(exchange)))
-            }
-        }
+        })
     }
 
     /// Per revision, sorted: what waits, what runs, and where.
@@ -330,10 +326,29 @@ impl Shared {
         forwarded
     }
 
+    /// There is no response but our own.
+    fn failed(&self, failure: &Failure, mut exchange: Exchange) -> Response<ActivatorBody> {
+        let reason = failure.reason();
+        self.metrics.error(reason);
+        let revision = &exchange.counted.entry().revision.id;
+        tracing::info!(%revision, reason, "request failed");
+        let response = error::response(failure, ());
+        exchange.status = response.status();
+        if let Some(spans) = &mut exchange.spans {
+            spans.abandoned();
+            spans.set_status(exchange.status);
+        }
+        response.map(|body| body.map_guard(|_| Some(exchange)))
+    }
+
     /// What a queue-proxy expects of an activator, and the rewriting of any proxy.
     fn prepare(&self, mut request: Request<Incoming>, connection: &Connection) -> Request<Body> {
-        let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()))
-            .unwrap_or_else(|_| HeaderValue::from_static(""));
+        let host = match request.uri().authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            // Not copied, as it has to go anyway.
+            None => request.headers_mut().remove(HOST),
+        };
+        let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
         let headers = request.headers_mut();
         header::hide_host(headers, host);
         headers.insert(

@@ -103,8 +103,8 @@ struct ClusterIp {
 // === impl BackendsState ===
 
 impl BackendsState {
-    /// Nothing is listed yet.
-    pub fn new(options: ProbeOptions, probe_optimization: bool) -> Self {
+    /// Nothing is listed yet. Probes are counted from `number` on.
+    pub fn new(options: ProbeOptions, probe_optimization: bool, number: u64) -> Self {
         Self {
             options,
             probe_optimization,
@@ -112,7 +112,7 @@ impl BackendsState {
             cluster_ip: ClusterIp::default(),
             pods_addressable: true,
             published: Usable::Pods(Vec::new()),
-            next_number: 0,
+            next_number: number,
         }
     }
 
@@ -120,7 +120,7 @@ impl BackendsState {
     pub fn list(&mut self, backends: &Backends, effects: &mut Vec<Effect>) {
         self.cluster_ip.dest = backends.cluster_ip;
         self.remove_unlisted(backends, effects);
-        if backends.ready.is_empty() && backends.not_ready.is_empty() {
+        if backends.has_no_pods() {
             self.pods_addressable = true;
             self.cluster_ip.healthy = false;
             self.cancel_cluster_ip(effects);
@@ -139,6 +139,15 @@ impl BackendsState {
         } else {
             self.use_cluster_ip(effects);
         }
+    }
+
+    /// The number to go on with, when nothing is listed and nothing is under way: then this state
+    /// is as good as a new one.
+    pub fn at_rest(&self) -> Option<u64> {
+        let nothing = Usable::Pods(Vec::new());
+        let at_rest =
+            self.pods.is_empty() && self.cluster_ip.probe.is_none() && self.published == nothing;
+        at_rest.then_some(self.next_number)
     }
 
     /// A probe was answered.

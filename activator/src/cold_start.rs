@@ -39,7 +39,8 @@ pub struct ColdStart {
 struct State {
     /// When the first request came that found no pod at all.
     since: Option<Instant>,
-    observed: Option<Observed>,
+    /// Boxed: most revisions hold nothing.
+    observed: Option<Box<Observed>>,
     /// The revision is gone: its last requests bring nothing back.
     gone: bool,
 }
@@ -124,11 +125,11 @@ impl ColdStartMetrics {
         }
         let observed = state.observed.get_or_insert_with(|| {
             let labels = RevisionLabels::of(revision);
-            Observed {
+            Box::new(Observed {
                 held: self.held.get_or_create_owned(&labels),
                 pod_ready: self.pod_ready.get_or_create_owned(&labels),
                 first_byte: self.first_byte.get_or_create_owned(&labels),
-            }
+            })
         });
         which(observed).observe(value.as_secs_f64());
     }

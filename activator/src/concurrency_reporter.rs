@@ -24,8 +24,9 @@ pub struct RevisionReport {
 /// The accounting of one revision; tracked while there is activity.
 #[derive(Debug)]
 pub struct RevisionStats {
-    id: RevisionId,
-    period: Mutex<Option<Period>>,
+    id: Arc<RevisionId>,
+    /// Boxed: most revisions have no activity.
+    period: Mutex<Option<Box<Period>>>,
 }
 
 #[derive(Debug)]
@@ -57,9 +58,9 @@ impl RevisionReport {
 
 impl RevisionStats {
     /// A revision without activity.
-    pub fn new(id: RevisionId) -> Arc<Self> {
+    pub fn new(id: impl Into<Arc<RevisionId>>) -> Arc<Self> {
         Arc::new(Self {
-            id,
+            id: id.into(),
             period: Mutex::new(None),
         })
     }
@@ -114,10 +115,12 @@ impl ConcurrencyReporter {
     pub fn request_in(&self, revision: &Arc<RevisionStats>, now: UnixTime) -> bool {
         let mut slot = revision.period.lock();
         let wakes = slot.is_none();
-        let period = slot.get_or_insert_with(|| Period {
-            stats: RequestStats::new(now),
-            references: 0,
-            announced: 1.0,
+        let period = slot.get_or_insert_with(|| {
+            Box::new(Period {
+                stats: RequestStats::new(now),
+                references: 0,
+                announced: 1.0,
+            })
         });
         period.references += 1;
         period.stats.arrive(now, false);

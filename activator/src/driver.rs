@@ -5,7 +5,6 @@
 
 mod peers;
 
-use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,6 +23,8 @@ use crate::activator::{Notice, Shared};
 use crate::affinity::{Affinity, MAX_SESSIONS, McpSessions};
 use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
+use crate::metrics::RevisionMetrics;
+use crate::options::ProbeOptions;
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::prober::{self, MAX_CONCURRENT_PROBES};
@@ -54,9 +55,10 @@ pub struct Driver {
 #[derive(Debug)]
 struct World {
     shared: Rc<Shared>,
-    revisions: HashMap<RevisionId, Known>,
+    /// Boxed, as a table has room for more than it holds.
+    revisions: HashMap<Arc<RevisionId>, Box<Known>>,
     /// Entries to put into the table at the end of the batch.
-    changes: HashMap<RevisionId, Option<Arc<Entry>>>,
+    changes: HashMap<Arc<RevisionId>, Option<Arc<Entry>>>,
     probes: JoinSet<Done>,
     peers: Peers,
     pauses: JoinSet<(Arc<RevisionThrottler>, Arc<PodTracker>)>,
@@ -66,7 +68,7 @@ struct World {
 /// A probe's end.
 #[derive(Debug)]
 struct Done {
-    id: RevisionId,
+    id: Arc<RevisionId>,
     probe: Probe,
     answer: Answer,
 }
@@ -75,13 +77,24 @@ struct Done {
 #[derive(Debug, Default)]
 struct Known {
     live: Option<Live>,
-    backends: Option<Backends>,
+    /// Boxed, as is everything that is there for a moment or for few revisions.
+    backends: Option<Box<Backends>>,
     public: Option<PublicEndpoints>,
 }
 
 #[derive(Debug)]
 struct Live {
     entry: Arc<Entry>,
+    /// While addresses are listed.
+    destinations: Option<Box<Destinations>>,
+    /// The number of the next probe when there are destinations again: answers to older ones may
+    /// still come.
+    next_probe: u64,
+}
+
+/// What is known of a revision's destinations.
+#[derive(Debug)]
+struct Destinations {
     state: BackendsState,
     probes: HashMap<Target, AbortHandle>,
 }
@@ -187,10 +200,17 @@ impl World {
         match update {
             Update::Revision(revision) => self.revision(revision),
             Update::RevisionDeleted(id) => self.revision_deleted(&id),
-            Update::Backends(id, backends) => self.backends(id, Some(backends)),
-            Update::BackendsDeleted(id) => self.backends(id, None),
-            Update::PublicEndpoints(id, public) => self.public_endpoints(id, public),
+            Update::Backends(id, backends) => self.backends(&id, Some(backends)),
+            Update::BackendsDeleted(id) => self.backends(&id, None),
+            Update::PublicEndpoints(id, public) => self.public_endpoints(&id, public),
         }
+    }
+
+    fn known(&mut self, id: &RevisionId) -> &mut Known {
+        if !self.revisions.contains_key(id) {
+            self.revisions.insert(Arc::new(id.clone()), Box::default());
+        }
+        self.revisions.get_mut(id).expect("inserted")
     }
 
     fn publish_table(&mut self) {
@@ -200,8 +220,8 @@ impl World {
     }
 
     fn revision(&mut self, revision: Revision) {
-        let id = revision.id.clone();
-        let known = self.revisions.entry(id.clone()).or_default();
+        let id = Arc::clone(&revision.id);
+        let known = self.revisions.entry(Arc::clone(&id)).or_default();
         if let Some(live) = &mut known.live {
             let old = &live.entry;
             if old.revision == revision {
@@ -219,7 +239,7 @@ impl World {
                 live.entry = Arc::new(Entry {
                     throttler: Arc::clone(&old.throttler),
                     stats: Arc::clone(&old.stats),
-                    metrics: self.shared.metrics.revision(&id),
+                    metrics: RevisionMetrics::default(),
                     http,
                     cold_start,
                     sessions: old.sessions.clone().or_else(|| sessions(&revision)),
@@ -237,31 +257,31 @@ impl World {
 
     fn start(&mut self, revision: Revision) {
         let shared = &self.shared;
-        let id = revision.id.clone();
-        let state = BackendsState::new(shared.options.probe, revision.probe_optimization);
+        let id = Arc::clone(&revision.id);
         let entry = Arc::new(Entry {
             throttler: RevisionThrottler::new(
-                id.clone(),
+                Arc::clone(&id),
                 revision.container_concurrency,
                 shared.budget.clone(),
                 fastrand::u64(..),
             ),
-            stats: RevisionStats::new(id.clone()),
-            metrics: shared.metrics.revision(&id),
+            stats: RevisionStats::new(Arc::clone(&id)),
+            metrics: RevisionMetrics::default(),
             http: Arc::default(),
             cold_start: Arc::default(),
             sessions: sessions(&revision),
             revision,
         });
-        self.changes.insert(id.clone(), Some(Arc::clone(&entry)));
-        let known = self.revisions.entry(id.clone()).or_default();
+        self.changes
+            .insert(Arc::clone(&id), Some(Arc::clone(&entry)));
+        let known = self.known(&id);
         known.live = Some(Live {
             entry,
-            state,
-            probes: HashMap::new(),
+            destinations: None,
+            next_probe: 0,
         });
         if let Some(public) = known.public.clone() {
-            self.public_endpoints(id.clone(), public);
+            self.public_endpoints(&id, public);
         }
         self.list(&id);
     }
@@ -271,73 +291,82 @@ impl World {
             return;
         };
         if let Some(live) = known.live.take() {
-            live.probes.values().for_each(AbortHandle::abort);
+            let probes = live.destinations.iter().flat_map(|it| it.probes.values());
+            probes.for_each(AbortHandle::abort);
             live.entry.throttler.delete();
             self.shared.metrics.forget(&live.entry);
-            self.changes.insert(id.clone(), None);
+            let id = Arc::clone(&live.entry.revision.id);
+            self.changes.insert(id, None);
         }
         self.forget_if_empty(id);
     }
 
-    fn backends(&mut self, id: RevisionId, backends: Option<Backends>) {
-        let known = self.revisions.entry(id.clone()).or_default();
-        let before = std::mem::replace(&mut known.backends, backends);
+    fn backends(&mut self, id: &RevisionId, backends: Option<Backends>) {
+        let known = self.known(id);
+        let before = std::mem::replace(&mut known.backends, backends.map(Box::new));
         let (old, new) = (
-            destinations(before.as_ref()),
-            destinations(known.backends.as_ref()),
+            destinations(before.as_deref()),
+            destinations(known.backends.as_deref()),
         );
         for dest in new.difference(&old) {
             self.shared.upstreams.list(*dest);
         }
-        self.list(&id);
+        self.list(id);
         // Last, so that a destination which leaves is out of the choice before its pool closes.
-        let live = self.live(&id).map(|live| Arc::clone(&live.entry.http));
+        let live = self.live(id).map(|live| Arc::clone(&live.entry.http));
         for dest in old.difference(&new) {
             self.shared.upstreams.unlist(*dest);
             if let Some(http) = &live {
                 self.shared.metrics.http.forget_pod(http, *dest);
             }
         }
-        self.forget_if_empty(&id);
+        self.forget_if_empty(id);
     }
 
-    fn public_endpoints(&mut self, id: RevisionId, public: PublicEndpoints) {
-        let known = self.revisions.entry(id.clone()).or_default();
+    fn public_endpoints(&mut self, id: &RevisionId, public: PublicEndpoints) {
+        let shared = Rc::clone(&self.shared);
+        let known = self.known(id);
         if let Some(live) = &known.live {
-            let own = &self.shared.options.pod_ip;
             let throttler = &live.entry.throttler;
-            throttler.public_endpoints(&public.addresses, own);
+            throttler.public_endpoints(&public.addresses[..], &shared.options.pod_ip);
         }
         known.public = Some(public);
-        self.meet_peers(&id);
+        self.meet_peers(id);
     }
 
     fn forget_if_empty(&mut self, id: &RevisionId) {
-        if let MapEntry::Occupied(known) = self.revisions.entry(id.clone())
-            && known.get().live.is_none()
-            && known.get().backends.is_none()
-        {
-            known.remove();
+        let known = self.revisions.get(id);
+        if known.is_some_and(|known| known.live.is_none() && known.backends.is_none()) {
+            self.revisions.remove(id);
         }
     }
 
     /// Tells the revision's state what is listed now.
     fn list(&mut self, id: &RevisionId) {
-        let mut effects = Vec::new();
-        if let Some(known) = self.revisions.get_mut(id)
-            && let Some(live) = &mut known.live
-        {
-            let none = Backends::default();
-            live.state
-                .list(known.backends.as_ref().unwrap_or(&none), &mut effects);
+        let options = self.shared.options.probe;
+        let Some(known) = self.revisions.get_mut(id) else {
+            return;
+        };
+        let Some(live) = &mut known.live else {
+            return;
+        };
+        let none = Backends::default();
+        let listed = known.backends.as_deref().unwrap_or(&none);
+        if live.destinations.is_none() && listed.has_no_pods() {
+            return;
         }
+        let mut effects = Vec::new();
+        live.destinations(options).state.list(listed, &mut effects);
         self.act(id, effects);
+        if let Some(live) = self.live(id) {
+            live.rest();
+        }
     }
 
     fn probed(&mut self, done: &Done) {
         let mut effects = Vec::new();
-        if let Some(live) = self.live(&done.id) {
-            live.state.answered(&done.probe, done.answer, &mut effects);
+        if let Some(known) = self.destinations(&done.id) {
+            known.state.answered(&done.probe, done.answer, &mut effects);
         }
         self.act(&done.id, effects);
     }
@@ -346,8 +375,8 @@ impl World {
         match notice {
             Notice::Refused(id, dest) => {
                 let mut effects = Vec::new();
-                if let Some(live) = self.live(&id) {
-                    live.state.refused(dest, &mut effects);
+                if let Some(known) = self.destinations(&id) {
+                    known.state.refused(dest, &mut effects);
                 }
                 self.act(&id, effects);
             }
@@ -364,6 +393,10 @@ impl World {
         self.revisions.get_mut(id)?.live.as_mut()
     }
 
+    fn destinations(&mut self, id: &RevisionId) -> Option<&mut Destinations> {
+        self.live(id)?.destinations.as_deref_mut()
+    }
+
     fn act(&mut self, id: &RevisionId, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -372,8 +405,8 @@ impl World {
                 }
                 Effect::Probe(probe) => self.probe(id, probe),
                 Effect::Cancel(target) => {
-                    if let Some(live) = self.live(id)
-                        && let Some(probe) = live.probes.remove(&target)
+                    if let Some(known) = self.destinations(id)
+                        && let Some(probe) = known.probes.remove(&target)
                     {
                         probe.abort();
                     }
@@ -401,7 +434,10 @@ impl World {
         let addressable = self.shared.options.probe.mesh_pod_addressability;
         let passthrough = addressable.then(|| private_host(id)).flatten();
         let made = prober::make(upstream, probe, passthrough, Rc::clone(&self.slots));
-        let owner = id.clone();
+        let Some(live) = self.live(id) else {
+            return;
+        };
+        let owner = Arc::clone(&live.entry.revision.id);
         let task = self.probes.spawn_local(async move {
             Done {
                 id: owner,
@@ -410,18 +446,42 @@ impl World {
             }
         });
         let superseded = self
-            .live(id)
-            .and_then(|live| live.probes.insert(probe.target, task));
+            .destinations(id)
+            .and_then(|known| known.probes.insert(probe.target, task));
         if let Some(superseded) = superseded {
             superseded.abort();
         }
     }
 }
 
-/// Everything a list names.
+// === impl Live ===
+
+impl Live {
+    fn destinations(&mut self, options: ProbeOptions) -> &mut Destinations {
+        let (optimization, number) = (self.entry.revision.probe_optimization, self.next_probe);
+        self.destinations.get_or_insert_with(|| {
+            Box::new(Destinations {
+                state: BackendsState::new(options, optimization, number),
+                probes: HashMap::new(),
+            })
+        })
+    }
+
+    /// Keeps nothing for a revision at zero.
+    fn rest(&mut self) {
+        let at_rest = self.destinations.as_ref().and_then(|it| it.state.at_rest());
+        if let Some(next) = at_rest {
+            self.next_probe = next;
+            self.destinations = None;
+        }
+    }
+}
+
+/// Everything a list names; the ClusterIP is of no use without pods.
 fn destinations(backends: Option<&Backends>) -> BTreeSet<SocketAddr> {
     backends
         .into_iter()
+        .filter(|it| !it.has_no_pods())
         .flat_map(|it| it.ready.iter().chain(&it.not_ready).chain(&it.cluster_ip))
         .copied()
         .collect()

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 /// The part of an Endpoints object that matters here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub struct Endpoints {
     /// Groups of addresses with common ports.
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -17,7 +17,7 @@ pub struct Endpoints {
 }
 
 /// Addresses that share a list of ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subset {
     /// Addresses of ready pods.
@@ -32,14 +32,14 @@ pub struct Subset {
 }
 
 /// One address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub struct Address {
     /// The IP as Kubernetes spells it; replicas compare this text.
     pub ip: String,
 }
 
 /// One named port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub struct Port {
     /// The name; empty for the only port of a service.
     #[serde(default)]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::activator::Shared;
 use crate::http_metrics::Facts;
+use crate::metrics::Metrics;
 use crate::request_log::Line;
 use crate::revision_throttler::Permit;
 use crate::spans::RequestSpans;
@@ -111,8 +112,8 @@ impl Guard for Exchange {
 // === impl Slot ===
 
 impl Slot {
-    pub(crate) fn new(permit: Permit, entry: &Arc<Entry>) -> Self {
-        entry.metrics.active.inc();
+    pub(crate) fn new(permit: Permit, entry: &Arc<Entry>, metrics: &Metrics) -> Self {
+        metrics.gauges(entry).active.inc();
         Self {
             permit,
             entry: Arc::clone(entry),
@@ -126,6 +127,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.entry.metrics.active.dec();
+        let gauges = self.entry.metrics.get();
+        gauges.expect("made when the slot was taken").active.dec();
     }
 }

@@ -198,14 +198,13 @@ pub(crate) fn snapshot(shared: &Shared) -> Vec<ScopeSnapshot> {
                 value,
             });
         }
-        for (points, gauge) in [
-            (&mut queued, &entry.metrics.queued),
-            (&mut active, &entry.metrics.active),
-        ] {
-            points.push(Point {
-                attributes: short_labels(revision),
-                value: gauge.get(),
-            });
+        if let Some(gauges) = entry.metrics.get() {
+            for (points, gauge) in [(&mut queued, &gauges.queued), (&mut active, &gauges.active)] {
+                points.push(Point {
+                    attributes: short_labels(revision),
+                    value: gauge.get(),
+                });
+            }
         }
         http.add(&entry.http);
     }

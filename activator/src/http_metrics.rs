@@ -85,10 +85,17 @@ pub struct HttpMetrics {
 }
 
 /// The children that one revision has used.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RevisionHttpMetrics {
-    /// `None` once the revision is gone: its last responses bring nothing back.
-    children: Mutex<Option<Children>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Boxed: most revisions have no requests.
+    children: Option<Box<Children>>,
+    /// The revision is gone: its last responses bring nothing back.
+    gone: bool,
 }
 
 #[derive(Debug, Default)]
@@ -145,13 +152,11 @@ impl Facts {
     }
 }
 
-// === impl RevisionHttpMetrics ===
+// === impl Kept ===
 
-impl Default for RevisionHttpMetrics {
-    fn default() -> Self {
-        Self {
-            children: Mutex::new(Some(Children::default())),
-        }
+impl Kept {
+    fn children(&mut self) -> Option<&mut Children> {
+        (!self.gone).then(|| &mut **self.children.get_or_insert_default())
     }
 }
 
@@ -210,8 +215,8 @@ impl HttpMetrics {
         response_bytes: u64,
         elapsed: Duration,
     ) {
-        let mut children = of.children.lock();
-        let Some(children) = children.as_mut() else {
+        let mut kept = of.kept.lock();
+        let Some(children) = kept.children() else {
             return;
         };
         let children = &mut children.server;
@@ -238,27 +243,29 @@ impl HttpMetrics {
         exchanged: Exchanged,
         elapsed: Duration,
     ) {
-        let mut children = of.children.lock();
-        let Some(children) = children.as_mut() else {
+        let mut kept = of.kept.lock();
+        let Some(children) = kept.children() else {
             return;
         };
         let children = &mut children.client;
         let mut key = (Some(dest), facts.kind, exchanged);
-        if !children.contains_key(&key) && self.client_series.load(Ordering::Relaxed) >= MAX_SERIES
-        {
+        if let Some(child) = children.get(&key) {
+            child.observe(facts, elapsed);
+            return;
+        }
+        if self.client_series.load(Ordering::Relaxed) >= MAX_SERIES {
             key.0 = None;
         }
         let child = children.entry(key).or_insert_with(|| {
             self.client_series.fetch_add(1, Ordering::Relaxed);
             self.client_child(revision, facts.kind, key.0, exchanged)
         });
-        child.duration.observe(elapsed.as_secs_f64());
-        child.request_size.observe(facts.request_bytes as f64);
+        child.observe(facts, elapsed);
     }
 
     /// A pod is gone.
     pub fn forget_pod(&self, of: &RevisionHttpMetrics, dest: SocketAddr) {
-        if let Some(children) = of.children.lock().as_mut() {
+        if let Some(children) = &mut of.kept.lock().children {
             // Whatever the port: with TLS requests go to another one than the listed.
             children.client.retain(|(of, ..), child| {
                 let stays = of.is_none_or(|it| it.ip() != dest.ip());
@@ -272,7 +279,12 @@ impl HttpMetrics {
 
     /// Forgets a revision's series.
     pub fn remove(&self, of: &RevisionHttpMetrics) {
-        let Some(children) = of.children.lock().take() else {
+        let gone = Kept {
+            children: None,
+            gone: true,
+        };
+        let kept = std::mem::replace(&mut *of.kept.lock(), gone);
+        let Some(children) = kept.children else {
             return;
         };
         for child in children.server {
@@ -345,6 +357,15 @@ impl HttpMetrics {
     }
 }
 
+// === impl ClientChild ===
+
+impl ClientChild {
+    fn observe(&self, facts: Facts, elapsed: Duration) {
+        self.duration.observe(elapsed.as_secs_f64());
+        self.request_size.observe(facts.request_bytes as f64);
+    }
+}
+
 fn family<L>(
     registry: &mut Registry,
     name: &str,
@@ -407,8 +428,8 @@ mod push {
     impl Points {
         /// Adds a revision's.
         pub(crate) fn add(&mut self, of: &RevisionHttpMetrics) {
-            let children = of.children.lock();
-            let Some(children) = children.as_ref() else {
+            let kept = of.kept.lock();
+            let Some(children) = &kept.children else {
                 return;
             };
             let [duration, request, response, client, client_request] = &mut self.0;

@@ -10,6 +10,7 @@ pub mod config_maps;
 pub mod flags;
 pub mod index;
 pub mod ingress;
+mod interner;
 pub mod objects;
 pub mod process;
 pub mod watches;

@@ -3,6 +3,7 @@
 //!
 //! Registered on a registry that is handed in; serving it is somebody else's.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -58,9 +59,16 @@ pub struct Metrics {
     pub cold_start: ColdStartMetrics,
 }
 
-/// One revision's.
-#[derive(Clone, Debug)]
+/// One revision's. Made when its first request comes, as upstream's are, so that a revision which
+/// nobody asks for costs nothing.
+#[derive(Debug, Default)]
 pub struct RevisionMetrics {
+    gauges: OnceLock<Gauges>,
+}
+
+/// See [`RevisionMetrics`].
+#[derive(Debug)]
+pub struct Gauges {
     /// Requests that are waiting.
     pub queued: Gauge,
     /// Requests that are being proxied.
@@ -117,13 +125,15 @@ impl Metrics {
         metrics
     }
 
-    /// The children of a revision.
-    pub fn revision(&self, id: &RevisionId) -> RevisionMetrics {
-        let labels = QueueLabels::of(id);
-        RevisionMetrics {
-            queued: self.queued.get_or_create_owned(&labels),
-            active: self.active.get_or_create_owned(&labels),
-        }
+    /// The gauges of a revision that has a request.
+    pub fn gauges<'a>(&self, entry: &'a Entry) -> &'a Gauges {
+        entry.metrics.gauges.get_or_init(|| {
+            let labels = QueueLabels::of(&entry.revision.id);
+            Gauges {
+                queued: self.queued.get_or_create_owned(&labels),
+                active: self.active.get_or_create_owned(&labels),
+            }
+        })
     }
 
     /// Sets a revision's reported concurrency.
@@ -160,6 +170,15 @@ impl Metrics {
     /// Counts an error response of our own.
     pub fn error(&self, reason: &'static str) {
         self.errors.get_or_create(&ReasonLabels { reason }).inc();
+    }
+}
+
+// === impl RevisionMetrics ===
+
+impl RevisionMetrics {
+    /// What was measured, if there ever was a request.
+    pub fn get(&self) -> Option<&Gauges> {
+        self.gauges.get()
     }
 }
 

@@ -69,14 +69,14 @@ impl Shared {
     pub(crate) async fn proxy(
         &self,
         entry: &Arc<Entry>,
-        request: &mut Option<Request<Body>>,
+        request: &mut Option<Box<Request<Body>>>,
         connection: &Connection,
         facts: Facts,
         spans: &mut Option<Box<RequestSpans>>,
     ) -> Result<Proxied, Failure> {
         let throttler = &entry.throttler;
-        let (session, cookie) = self.session(entry, request.as_ref());
-        let mut acquire = throttler.acquire_for(session, || held_bytes(request.as_ref()));
+        let (session, cookie) = self.session(entry, request.as_deref());
+        let mut acquire = throttler.acquire_for(session, || held_bytes(request.as_deref()));
         let mut attempts = Attempts {
             redispatches: self.options.limits.max_redispatches,
             retries: self.options.limits.max_connect_retries,
@@ -86,7 +86,7 @@ impl Shared {
             if let Some(spans) = spans {
                 spans.trying(Instant::now());
             }
-            let unread = request.as_ref().is_some_and(is_unread);
+            let unread = request.as_deref().is_some_and(is_unread);
             let slot = if acquire.is_waiting() {
                 let watched = unread.then_some(connection);
                 let waiting = self.wait(entry, acquire, watched).await;
@@ -94,7 +94,8 @@ impl Shared {
                 held = Some(held.unwrap_or(Duration::ZERO) + waited);
                 slot
             } else {
-                slot(entry, acquire.await).inspect_err(|failure| refused(spans, failure))?
+                self.slot(entry, acquire.await)
+                    .inspect_err(|failure| refused(spans, failure))?
             };
             if let Some(spans) = spans {
                 spans.obtained(Instant::now());
@@ -106,7 +107,9 @@ impl Shared {
             let spare = match entry.revision.container_concurrency {
                 // Without a limit a queue-proxy is never full.
                 0 => None,
-                _ if http_body::Body::is_end_stream(sent.body()) => Some(copy(&sent, Bytes::new())),
+                _ if http_body::Body::is_end_stream(sent.body()) => {
+                    Some(Box::new(copy(&sent, Bytes::new())))
+                }
                 _ if self.is_replayed(entry, &sent) => Some(Box::pin(keep_body(&mut sent)).await?),
                 _ => None,
             };
@@ -121,7 +124,7 @@ impl Shared {
             // Boxed: its size would be that of every request that waits, and of every connection
             // that idles.
             let start = Instant::now();
-            let exchanged = Box::pin(forward::exchange(&upstream, sent)).await;
+            let exchanged = Box::pin(forward::exchange_boxed(&upstream, sent)).await;
             let status = exchanged.as_ref().map(|it| it.response.status());
             if let Some(spans) = spans {
                 spans.answered(status);
@@ -165,14 +168,15 @@ impl Shared {
                     if unsent {
                         self.note_refused(entry, tracker);
                     }
-                    if !self.may_go_on(throttler, tracker, &failed, spare.as_ref(), &mut attempts) {
+                    if !self.may_go_on(throttler, tracker, &failed, spare.as_deref(), &mut attempts)
+                    {
                         return Err(Failure::Forward(failed));
                     }
-                    *request = if unsent { failed.into_request() } else { spare };
+                    *request = if unsent { failed.into_boxed() } else { spare };
                 }
             }
             // In line before the slot is free, so that it keeps its turn.
-            acquire = throttler.acquire_again(|| held_bytes(request.as_ref()));
+            acquire = throttler.acquire_again(|| held_bytes(request.as_deref()));
             drop(slot);
         }
     }
@@ -189,7 +193,7 @@ impl Shared {
         if acquire.is_cold() {
             entry.cold_start.begun(start);
         }
-        let queued = Queued::new(&entry.metrics.queued);
+        let queued = Queued::new(&self.metrics.gauges(entry).queued);
         let limits = [self.options.limits.max_wait, entry.revision.max_wait];
         let limit = limits.into_iter().flatten().min();
         let permit = if watched.is_none() && limit.is_none() {
@@ -202,7 +206,13 @@ impl Shared {
         let waited = Instant::now().duration_since(start);
         let metrics = &self.metrics.cold_start;
         metrics.held(&entry.cold_start, &entry.revision, waited);
-        Ok((slot(entry, permit)?, waited))
+        Ok((self.slot(entry, permit)?, waited))
+    }
+
+    fn slot(&self, entry: &Arc<Entry>, permit: Granted) -> Result<Slot, Failure> {
+        permit
+            .map(|permit| Slot::new(permit, entry, &self.metrics))
+            .map_err(Failure::Refused)
     }
 
     /// The session of a request, and the cookie that will name it if it is a new one.
@@ -305,7 +315,7 @@ impl Shared {
     fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
         tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
         // When the driver has fallen behind it will hear it from the next request.
-        let id = entry.revision.id.clone();
+        let id = Arc::clone(&entry.revision.id);
         let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
     }
 
@@ -328,12 +338,6 @@ fn refused(spans: &mut Option<Box<RequestSpans>>, failure: &Failure) {
 }
 
 type Granted = Result<crate::revision_throttler::Permit, Refused>;
-
-fn slot(entry: &Arc<Entry>, permit: Granted) -> Result<Slot, Failure> {
-    permit
-        .map(|permit| Slot::new(permit, entry))
-        .map_err(Failure::Refused)
-}
 
 /// Waits for no longer than `limit`, and while the client is there.
 async fn watch(
@@ -418,14 +422,14 @@ fn is_idempotent(request: &Request<Body>) -> bool {
 }
 
 /// Reads the whole body, gives it back to the request, and makes a copy of both.
-async fn keep_body(request: &mut Request<Body>) -> Result<Request<Body>, Failure> {
+async fn keep_body(request: &mut Request<Body>) -> Result<Box<Request<Body>>, Failure> {
     let body = std::mem::replace(request.body_mut(), Body::empty(()));
     let Ok(body) = body.collect().await else {
         return Err(Failure::ClientLeft);
     };
     let bytes = body.to_bytes();
     *request.body_mut() = Body::full(bytes.clone(), ());
-    Ok(copy(request, bytes))
+    Ok(Box::new(copy(request, bytes)))
 }
 
 /// A copy of a request that can be sent once more.

@@ -18,13 +18,13 @@ const SMALL_SHARE: usize = 100;
 #[derive(Clone, Debug)]
 pub struct QueueBudget {
     held: Arc<Held>,
-    limits: Limits,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
     count: AtomicUsize,
     bytes: AtomicUsize,
+    limits: Limits,
 }
 
 /// Places, and the bytes that wait in them.
@@ -64,9 +64,13 @@ impl std::ops::SubAssign for Places {
 impl QueueBudget {
     /// Nothing waits yet.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            held: Arc::default(),
+        let held = Held {
+            count: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             limits,
+        };
+        Self {
+            held: Arc::new(held),
         }
     }
 
@@ -87,7 +91,7 @@ impl QueueBudget {
     /// # Errors
     /// Which limit is reached.
     pub(crate) fn take(&self, own: Places, bytes: usize) -> Result<(), Refused> {
-        let limits = &self.limits;
+        let limits = &self.held.limits;
         if own.count >= limits.max_queued_per_revision {
             return Err(Refused::RevisionQueueFull);
         }

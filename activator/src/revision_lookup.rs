@@ -4,15 +4,11 @@
 //! through it. Upstream: `pkg/activator/handler/context_handler.go`.
 
 use http::{HeaderMap, Uri};
+use serving::RevisionId;
 use serving::header::{self, REVISION_NAME, REVISION_NAMESPACE};
-use smallvec::SmallVec;
-
-/// `namespace/name` as bytes: the key of the table of revisions. Long enough for usual names to
-/// need no allocation.
-pub type Key = SmallVec<[u8; 128]>;
 
 /// The revision a request names; parts that are missing are empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Named<'a> {
     /// The namespace.
     pub namespace: &'a [u8],
@@ -46,13 +42,12 @@ impl<'a> Named<'a> {
             .then_some(Self { namespace, name })
     }
 
-    /// The key in the table of revisions.
-    pub fn key(&self) -> Key {
-        let mut key = Key::with_capacity(self.namespace.len() + 1 + self.name.len());
-        key.extend_from_slice(self.namespace);
-        key.push(b'/');
-        key.extend_from_slice(self.name);
-        key
+    /// Of a revision that is known.
+    pub fn by(id: &'a RevisionId) -> Self {
+        Self {
+            namespace: id.namespace.as_bytes(),
+            name: id.name.as_bytes(),
+        }
     }
 
     /// Upstream's text for a revision that is not known.
@@ -123,7 +118,7 @@ mod tests {
         let uri = Uri::from_static("http://rev.ns.svc.cluster.local/path");
         let headers = HeaderMap::new();
         let named = Named::of(&uri, &headers, "cluster.local");
-        assert_eq!(&named.key()[..], b"ns/rev");
+        assert_eq!(named, Named::by(&RevisionId::new("ns", "rev")));
     }
 
     #[test]

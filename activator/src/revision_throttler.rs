@@ -53,7 +53,7 @@ pub enum Refused {
 /// See the module.
 #[derive(Debug)]
 pub struct RevisionThrottler {
-    id: RevisionId,
+    id: Arc<RevisionId>,
     budget: QueueBudget,
     state: Mutex<State>,
 }
@@ -119,13 +119,13 @@ type Wakers = SmallVec<[Waker; 4]>;
 impl RevisionThrottler {
     /// A revision without destinations: whoever comes waits. `seed` feeds the random choices.
     pub fn new(
-        id: RevisionId,
+        id: impl Into<Arc<RevisionId>>,
         container_concurrency: u32,
         budget: QueueBudget,
         seed: u64,
     ) -> Arc<Self> {
         Arc::new(Self {
-            id,
+            id: id.into(),
             budget,
             state: Mutex::new(State {
                 trackers: Trackers::new(container_concurrency),
@@ -296,7 +296,7 @@ impl RevisionThrottler {
         };
         let destinations = destinations.iter().chain(trackers.shared());
         RevisionSnapshot {
-            id: self.id.clone(),
+            id: RevisionId::clone(&self.id),
             queued: state.queued.count,
             queued_bytes: state.queued.bytes,
             in_flight: state.in_flight,

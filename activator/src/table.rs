@@ -1,9 +1,12 @@
 //! The revisions this activator knows, by name: read by every request, replaced by the driver.
 //!
 //! Readers take no lock. A writer copies the table, so the driver collects updates and replaces it
-//! once per batch.
+//! once per batch. An entry is found by the name that it has anyway, as bytes: a request's name need
+//! not be text.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,7 +20,7 @@ use crate::cold_start::ColdStart;
 use crate::concurrency_reporter::RevisionStats;
 use crate::http_metrics::RevisionHttpMetrics;
 use crate::metrics::RevisionMetrics;
-use crate::revision_lookup::{Key, Named};
+use crate::revision_lookup::Named;
 use crate::revision_throttler::RevisionThrottler;
 use crate::world::Revision;
 
@@ -46,7 +49,16 @@ pub type Sessions = Mutex<McpSessions<SocketAddr>>;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Table {
-    entries: ArcSwap<HashMap<Key, Arc<Entry>>>,
+    entries: ArcSwap<HashSet<Listed>>,
+}
+
+/// An entry, equal to every other one of the same name.
+#[derive(Clone, Debug)]
+struct Listed(Arc<Entry>);
+
+/// What entries are found by.
+trait HasName {
+    fn named(&self) -> Named<'_>;
 }
 
 // === impl Entry ===
@@ -67,39 +79,82 @@ impl Entry {
 impl Table {
     /// Looks a revision up.
     pub fn get(&self, named: &Named<'_>) -> Option<Arc<Entry>> {
-        self.entries.load().get(&named.key()).cloned()
+        let entries = self.entries.load();
+        let found = entries.get(named as &dyn HasName)?;
+        Some(Arc::clone(&found.0))
     }
 
     /// As [`Self::get`], by id.
     pub fn get_id(&self, id: &RevisionId) -> Option<Arc<Entry>> {
-        self.entries.load().get(&key(id)).cloned()
+        self.get(&Named::by(id))
     }
 
     /// All of them, in no order.
     pub fn all(&self) -> Vec<Arc<Entry>> {
-        self.entries.load().values().cloned().collect()
+        let entries = self.entries.load();
+        entries.iter().map(|it| Arc::clone(&it.0)).collect()
     }
 
     /// Replaces, adds and removes entries at once.
     pub(crate) fn apply(
         &self,
-        changes: impl IntoIterator<Item = (RevisionId, Option<Arc<Entry>>)>,
+        changes: impl IntoIterator<Item = (Arc<RevisionId>, Option<Arc<Entry>>)>,
     ) {
-        let mut entries = HashMap::clone(&self.entries.load());
+        let mut entries = HashSet::clone(&self.entries.load());
         for (id, entry) in changes {
             match entry {
-                Some(entry) => entries.insert(key(&id), entry),
-                None => entries.remove(&key(&id)),
-            };
+                Some(entry) => drop(entries.replace(Listed(entry))),
+                None => drop(entries.take(&Named::by(&id) as &dyn HasName)),
+            }
         }
         self.entries.store(Arc::new(entries));
     }
 }
 
-fn key(id: &RevisionId) -> Key {
-    Named {
-        namespace: id.namespace.as_bytes(),
-        name: id.name.as_bytes(),
+// === impl Listed ===
+
+impl HasName for Listed {
+    fn named(&self) -> Named<'_> {
+        Named::by(&self.0.revision.id)
     }
-    .key()
+}
+
+impl HasName for Named<'_> {
+    fn named(&self) -> Named<'_> {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn HasName + 'a> for Listed {
+    fn borrow(&self) -> &(dyn HasName + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn HasName + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.named() == other.named()
+    }
+}
+
+impl Eq for dyn HasName + '_ {}
+
+impl Hash for dyn HasName + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.named().hash(state);
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.named() == other.named()
+    }
+}
+
+impl Eq for Listed {}
+
+impl Hash for Listed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.named().hash(state);
+    }
 }

@@ -122,7 +122,7 @@ impl World {
         let id = revision.id.clone();
         self.update(Update::Revision(revision)).await;
         eventually("the revision is known", || {
-            self.activator.snapshot().iter().any(|it| it.id == id)
+            self.activator.snapshot().iter().any(|it| it.id == *id)
         })
         .await;
     }

@@ -4,6 +4,7 @@
 //! order. Nothing here knows where they come from.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serving::RevisionId;
@@ -27,8 +28,8 @@ pub enum Protocol {
 /// What the request path needs of a Revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// Namespace and name.
-    pub id: RevisionId,
+    /// Namespace and name; everybody who keeps them keeps these.
+    pub id: Arc<RevisionId>,
     /// Requests that one pod executes at a time; 0 = unlimited.
     pub container_concurrency: u32,
     /// Of the serving container's first port.
@@ -69,8 +70,8 @@ pub struct Backends {
 /// without ports. Ignored unless this activator is among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicEndpoints {
-    /// Addresses as the platform spells them.
-    pub addresses: Vec<String>,
+    /// Addresses as the platform spells them. Shared, as many revisions have the same ones.
+    pub addresses: Arc<[String]>,
 }
 
 /// One change of the world. The order among updates of one revision matters, except that
@@ -101,13 +102,22 @@ impl Protocol {
     }
 }
 
+// === impl Backends ===
+
+impl Backends {
+    /// Whether the revision is at zero.
+    pub fn has_no_pods(&self) -> bool {
+        self.ready.is_empty() && self.not_ready.is_empty()
+    }
+}
+
 // === impl Revision ===
 
 impl Revision {
     /// A revision with upstream's defaults: unlimited, HTTP/1, 300 seconds, no labels.
-    pub fn new(id: RevisionId) -> Self {
+    pub fn new(id: impl Into<Arc<RevisionId>>) -> Self {
         Self {
-            id,
+            id: id.into(),
             container_concurrency: 0,
             protocol: Protocol::Http1,
             timeout: Duration::from_secs(300),

@@ -12,15 +12,14 @@ mod held;
 mod impatient;
 mod known;
 mod ready;
-mod running;
+pub(crate) mod running;
 mod threads;
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use benches::peers::{Server, installed, nginx_pods};
-use benches::process::build;
+use benches::process::build_as_shipped;
 use benches::report::{Bar, Report, circumstances};
 
 use crate::Options;
@@ -44,7 +43,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         ..Report::default()
     };
     report.circumstances.push(format!(
-        "{} alternated rounds, {} requests each; the release binary with one thread, an API server \
+        "{} alternated rounds, {} requests each; the shipped binary with one thread, an API server \
          and clients of another process, one nginx behind every proxy",
         options.rounds, options.requests
     ));
@@ -65,10 +64,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         report.bars.push(bar);
         return Ok(report);
     }
-    ports_are_free()?;
+    running::ports_are_free()?;
     let program = match &options.ours {
         Some(path) => path.clone(),
-        None => build("activator", "activator", "release")?,
+        None => build_as_shipped("activator")?,
     };
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let bench = Bench {
@@ -77,24 +76,24 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         program,
         pods: nginx_pods(folder.path()).await?,
     };
-    cpu::run(&bench, &mut report).await?;
-    known::run(&bench, &mut report).await?;
-    ready::run(&bench, &mut report).await?;
-    held::run(&bench, &mut report).await?;
-    impatient::run(&bench, &mut report).await?;
-    Ok(report)
+    // One that breaks does not take the others' figures with it.
+    let report = &mut report;
+    let done = cpu::run(&bench, report).await;
+    note(report, "cpu and memory", done);
+    let done = known::run(&bench, report).await;
+    note(report, "known revisions", done);
+    let done = ready::run(&bench, report).await;
+    note(report, "pod ready to request", done);
+    let done = held::run(&bench, report).await;
+    note(report, "held requests", done);
+    let done = impatient::run(&bench, report).await;
+    note(report, "impatient clients", done);
+    Ok(std::mem::take(report))
 }
 
-/// Says at once when another program has the activator's ports.
-fn ports_are_free() -> anyhow::Result<()> {
-    for port in [8008, 8012, 8013, 9090] {
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        std::net::TcpListener::bind(any).with_context(|| {
-            format!(
-                "port {port} is in use; in a network namespace it is free: \
-                 unshare --net --map-root-user sh -c 'ip link set lo up && exec \"$@\"' compare COMMAND"
-            )
-        })?;
+fn note(report: &mut Report, cases: &str, done: anyhow::Result<()>) {
+    if let Err(error) = done {
+        let bar = Bar::unmeasured(cases, 0.0, &format!("{error:#}"));
+        report.bars.push(bar);
     }
-    Ok(())
 }

@@ -7,12 +7,9 @@
 
 mod decisions;
 mod fleet;
-mod running;
-mod stats;
-mod train;
-mod wake;
-
-pub(crate) use self::train::train;
+pub(crate) mod running;
+pub(crate) mod stats;
+pub(crate) mod wake;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -64,7 +61,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 /// Says at once when another program has the ports of the autoscaler or of pods.
-fn ports_are_free() -> anyhow::Result<()> {
+pub(crate) fn ports_are_free() -> anyhow::Result<()> {
     for port in [8080, 8008] {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         std::net::TcpListener::bind(any).with_context(|| taken(port))?;

@@ -70,11 +70,14 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether the case `name` was asked for.
+    /// Whether the case `name`, which begins now, was asked for; then who waits is told so.
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only
-            .as_ref()
-            .is_none_or(|text| name.contains(text.as_str()))
+        let only = self.only.as_deref();
+        let wanted = only.is_none_or(|text| name.contains(text));
+        if wanted {
+            eprintln!("compare: {name}");
+        }
+        wanted
     }
 }
 

@@ -26,6 +26,22 @@ pub async fn closed_loop(
     requests: u64,
     bound: Duration,
 ) -> anyhow::Result<Done> {
+    let host = address.to_string();
+    closed_loop_of(&host, address, connections, streams, requests, bound).await
+}
+
+/// The same for a host.
+///
+/// # Errors
+/// As [`closed_loop`].
+pub async fn closed_loop_of(
+    host: &str,
+    address: SocketAddr,
+    connections: usize,
+    streams: usize,
+    requests: u64,
+    bound: Duration,
+) -> anyhow::Result<Done> {
     let each = requests / (connections * streams) as u64;
     let all = async {
         let mut drivers = JoinSet::new();
@@ -36,7 +52,7 @@ pub async fn closed_loop(
             let (sender, driver) = handshake(TokioExecutor::new(), TokioIo::new(socket)).await?;
             drivers.spawn(driver);
             for _ in 0..streams {
-                tasks.spawn(stream(sender.clone(), address, each));
+                tasks.spawn(stream(sender.clone(), host.to_owned(), each));
             }
         }
         let mut sum = Done::default();
@@ -55,12 +71,12 @@ pub async fn closed_loop(
 
 async fn stream(
     mut sender: SendRequest<Empty<Bytes>>,
-    address: SocketAddr,
+    host: String,
     requests: u64,
 ) -> anyhow::Result<Done> {
     let mut done = Done::default();
     for _ in 0..requests {
-        let request = Request::get(format!("http://{address}/"))
+        let request = Request::get(format!("http://{host}/"))
             .header("user-agent", "bench")
             .body(Empty::new())?;
         sender.ready().await?;

@@ -3,6 +3,7 @@
 //! Whole-process comparisons run every subject beside the others in the same minutes, in turns,
 //! and speak in ratios of pairs: the absolute figures of a shared machine mean little.
 
+pub mod any_pod;
 pub mod api_server;
 pub mod awake;
 pub mod fleet;

@@ -89,7 +89,8 @@ async fn nginx_at(
     let prefix = folder.join(name);
     std::fs::create_dir_all(&prefix)?;
     let config = format!(
-        "daemon off;\nmaster_process off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\n\
+        // In a user namespace there is nobody but root.
+        "user root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\nworker_rlimit_nofile 16384;\n\
          pid {prefix}/pid;\nerror_log /dev/null crit;\n\
          events {{ worker_connections 16384; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;\n\

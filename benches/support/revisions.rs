@@ -1,7 +1,7 @@
 //! Revisions as an activator sees them: Revisions, the Endpoints and private Services of their
 //! ServerlessServices, and the ConfigMaps that it reads.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ pub fn objects(revisions: &[Revision]) -> Vec<Object> {
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"labels": labels(&name, "Private")},
-            "spec": {"ports": [{"name": "http", "port": 80}]}
+            "spec": {"clusterIP": cluster_ip(index).to_string(), "ports": [{"name": "http", "port": 80}]}
         });
         add("services", private.clone(), service);
         add("endpoints", private, endpoints(&name, &revision.pods));
@@ -52,6 +52,12 @@ pub fn objects(revisions: &[Revision]) -> Vec<Object> {
 /// The name of a revision's private Service.
 pub fn private(revision: &str) -> String {
     format!("{revision}-private")
+}
+
+/// One for each, as Kubernetes gives them out.
+fn cluster_ip(index: usize) -> Ipv4Addr {
+    let offset = u32::try_from(index).expect("a bench has fewer revisions");
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 1).to_bits() + offset)
 }
 
 /// The private Endpoints of a revision with these pods, all ready and on one port.

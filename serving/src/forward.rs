@@ -51,7 +51,19 @@ pub fn forward(
 /// No response came, or one that may not be relayed.
 pub fn exchange(
     upstream: &Rc<Upstream>,
-    mut request: Request<Body>,
+    request: Request<Body>,
+) -> impl Future<Output = Result<Forwarded, ForwardError>> + use<> {
+    // Every layer of futures has room for what it is given, twice; a pointer keeps them small.
+    exchange_boxed(upstream, Box::new(request))
+}
+
+/// As [`exchange`], for who has kept the request for a while.
+///
+/// # Errors
+/// As [`exchange`].
+pub fn exchange_boxed(
+    upstream: &Rc<Upstream>,
+    mut request: Box<Request<Body>>,
 ) -> impl Future<Output = Result<Forwarded, ForwardError>> + use<> {
     rewrite::fill_host(&mut request, upstream.host());
     let protocol = if request.version() == Version::HTTP_2 {
@@ -61,8 +73,6 @@ pub fn exchange(
     };
     let wanted = wanted_upgrade(&request);
     let upstream = Rc::clone(upstream);
-    // Every layer of futures has room for what it is given, twice; a pointer keeps them small.
-    let request = Box::new(request);
     async move {
         let wanted = wanted?;
         let mut response = upstream.send_boxed(request, protocol).await?;

@@ -52,7 +52,8 @@ pub enum Protocol {
 /// Limits of one destination.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
-    /// HTTP/1 connections kept while idle. Default: 1,000.
+    /// HTTP/1 connections kept while idle, those aside that were used within the last second: as
+    /// many requests may begin as have just ended. Default: 1,000.
     pub max_idle: usize,
     /// How long one is kept. Default: 90 s.
     pub idle_timeout: Duration,
@@ -77,6 +78,8 @@ pub struct Upstream {
     dials: Semaphore,
     idle: RefCell<Vec<Idle>>,
     sweep: RefCell<Option<AbortHandle>>,
+    /// Whether more idle than may for long.
+    trimming: Cell<bool>,
     shared: RefCell<Vec<Rc<http2::Shared>>>,
     /// Held while an HTTP/2 connection is made, so that a burst shares one.
     sharing: Mutex<()>,
@@ -142,6 +145,7 @@ impl Upstream {
             dials: Semaphore::new(options.max_dials.min(Semaphore::MAX_PERMITS)),
             idle: RefCell::default(),
             sweep: RefCell::default(),
+            trimming: Cell::new(false),
             shared: RefCell::default(),
             sharing: Mutex::new(()),
             options,

@@ -30,7 +30,7 @@ impl Case {
             ..ProbeOptions::default()
         };
         Self {
-            state: BackendsState::new(options, probe_optimization),
+            state: BackendsState::new(options, probe_optimization, 0),
             effects: Vec::new(),
             pending: BTreeMap::new(),
             published: Vec::new(),

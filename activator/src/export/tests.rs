@@ -79,11 +79,21 @@ fn everything_is_pushed() {
         let options = Options::new("activator-0", "10.1.0.1");
         let (activator, driver) = crate::new(options, received, &mut Registry::default());
         tokio::task::spawn_local(driver.run());
-        let revision = Revision::new(RevisionId::new("default", "hello-00001"));
+        let id = RevisionId::new("default", "hello-00001");
+        let revision = Revision::new(id.clone());
         updates
             .send(Update::Revision(revision))
             .await
             .expect("taken");
+        let shared = activator.shared();
+        let entry = loop {
+            if let Some(entry) = shared.table.get_id(&id) {
+                break entry;
+            }
+            tokio::task::yield_now().await;
+        };
+        // What a first request does.
+        shared.metrics.gauges(&entry);
         let settings = observability(PROTOCOL_HTTP_PROTOBUF, &endpoint);
         let export = export(&settings).expect("valid").expect("wanted");
         let mut tasks = JoinSet::new();

@@ -268,7 +268,9 @@ impl RoutePath {
                 .then(|| HeaderValue::try_from(&path.rewrite_host).ok())
                 .flatten(),
             set: headers_to_set(&path.append_headers),
-            total: splits.iter().map(|split| split.percent).sum(),
+            total: splits
+                .iter()
+                .fold(0, |sum, split| sum.saturating_add(split.percent)),
             splits,
         }
     }

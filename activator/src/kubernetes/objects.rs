@@ -4,7 +4,7 @@
 //! `pkg/activator/net/revision_backends.go`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
@@ -75,12 +75,27 @@ pub enum ServiceType {
 }
 
 /// A private Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrivateService {
     /// Its address, when it has one.
     pub cluster_ip: Option<IpAddr>,
-    /// Its ports.
-    pub ports: Vec<Port>,
+    /// Its port for [`Protocol::Http1`].
+    pub http: Option<u16>,
+    /// Its port for [`Protocol::H2c`].
+    pub http2: Option<u16>,
+}
+
+// === impl PrivateService ===
+
+impl PrivateService {
+    /// Where a revision of this protocol is reached, if it is.
+    pub fn address(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let port = match protocol {
+            Protocol::Http1 => self.http,
+            Protocol::H2c => self.http2,
+        };
+        Some(SocketAddr::new(self.cluster_ip?, port?))
+    }
 }
 
 // === impl RevisionSpec ===
@@ -138,7 +153,7 @@ pub fn revision(object: &RevisionObject) -> Option<Revision> {
         .and_then(|annotations| annotations.get(FULL_DUPLEX_ANNOTATION))
         .is_some_and(|value| value.eq_ignore_ascii_case("enabled"));
     Some(Revision {
-        id,
+        id: id.into(),
         container_concurrency: spec.container_concurrency.unwrap_or(0),
         protocol: spec.protocol(),
         timeout: Duration::from_secs(spec.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS)),
@@ -262,15 +277,17 @@ pub fn endpoint_slice(object: EndpointSlice) -> Endpoints {
 /// A Service's address and ports.
 pub fn private_service(object: core::Service) -> PrivateService {
     let spec = object.spec.unwrap_or_default();
+    let ports = spec.ports.unwrap_or_default();
+    let port = |protocol: Protocol| {
+        let mut named = ports.iter();
+        let port = named.find(|port| port.name.as_deref() == Some(protocol.port_name()))?;
+        u16::try_from(port.port).ok()
+    };
     PrivateService {
         // "None" and an empty text are no addresses.
         cluster_ip: spec.cluster_ip.and_then(|ip| ip.parse().ok()),
-        ports: spec
-            .ports
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|port| named_port(port.name, Some(port.port)))
-            .collect(),
+        http: port(Protocol::Http1),
+        http2: port(Protocol::H2c),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Watches of the API server, as a task that feeds an [`Index`] and sends what comes of it.
 //!
 //! Objects are converted as they arrive and dropped; no cache of them is kept. After a broken watch
-//! everything is listed again, and what the new list does not name counts as deleted.
+//! everything is listed again, and what the new list does not name counts as deleted: here the
+//! [`Index`] finds that out, which knows everything anyway; elsewhere [`events`] does.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -21,23 +22,27 @@ use kube::{Api, Client};
 use serving::RevisionId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::index::Index;
+use super::index::{Index, Kind};
 use super::objects::{self, PrivateService, RevisionObject, SERVICE_TYPE_LABEL, ServiceType};
 use crate::endpoints;
 use crate::world::{Revision, Update};
 
-/// The kinds that are watched, and so the number of first lists to wait for.
-const KINDS: usize = 3;
+/// The kinds that are watched, and so the first lists to wait for.
+const KINDS: [Kind; 3] = [Kind::Revisions, Kind::Endpoints, Kind::Services];
+
+/// Objects in one answer to a list. What one takes, parsed, stays with the process.
+const PAGE: u32 = 100;
 
 /// An address object's revision, Service and own name.
 type EndpointsKey = ((RevisionId, ServiceType), String);
 
-/// What a watch says of one object, or that its first list is complete.
+/// What a watch says of one object, or of a list.
 enum Change {
     Revision(Option<Revision>, RevisionId),
     Endpoints(Option<endpoints::Endpoints>, EndpointsKey),
     Service(Option<PrivateService>, RevisionId),
-    Listed,
+    Listing(Kind),
+    Listed(Kind),
 }
 
 /// The watches of one activator.
@@ -75,20 +80,20 @@ impl Watches {
     pub async fn run(mut self, synced: oneshot::Sender<()>) {
         let mut index = Index::default();
         let mut synced = Some(synced);
-        let mut listed = 0;
+        let mut unlisted = Vec::from(KINDS);
         while let Some(change) = self.changes.next().await {
-            if matches!(change, Change::Listed) {
-                listed += 1;
-                if listed >= KINDS
-                    && let Some(synced) = synced.take()
-                {
-                    let _ = synced.send(());
-                }
+            if let Change::Listed(kind) = change {
+                unlisted.retain(|it| *it != kind);
             }
             for update in apply(&mut index, change) {
                 if self.updates.send(update).await.is_err() {
                     return;
                 }
+            }
+            if unlisted.is_empty()
+                && let Some(synced) = synced.take()
+            {
+                let _ = synced.send(());
             }
         }
     }
@@ -122,17 +127,25 @@ pub async fn may_list_endpoint_slices(client: &Client) -> Result<bool, kube::Err
 fn apply(index: &mut Index, change: Change) -> Vec<Update> {
     match change {
         Change::Revision(Some(revision), _) => index.apply_revision(revision),
-        Change::Revision(None, id) => index.delete_revision(&id),
+        Change::Revision(None, id) => Vec::from_iter(index.delete_revision(&id)),
         Change::Endpoints(Some(listed), (owner, name)) => {
-            Vec::from_iter(index.apply_endpoints(owner, name, listed))
+            Vec::from_iter(index.apply_endpoints(owner, &name, listed))
         }
         Change::Endpoints(None, (owner, name)) => {
             Vec::from_iter(index.delete_endpoints(owner, &name))
         }
-        Change::Service(Some(service), id) => Vec::from_iter(index.apply_service(id, service)),
+        Change::Service(Some(service), id) => Vec::from_iter(index.apply_service(&id, service)),
         Change::Service(None, id) => Vec::from_iter(index.delete_service(&id)),
-        Change::Listed => Vec::new(),
+        Change::Listing(kind) => {
+            index.begin_list(kind);
+            Vec::new()
+        }
+        Change::Listed(kind) => index.end_list(kind),
     }
+}
+
+fn settings() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
 }
 
 fn revisions(client: &Client) -> BoxStream<'static, Change> {
@@ -140,43 +153,43 @@ fn revisions(client: &Client) -> BoxStream<'static, Change> {
     let resource = ApiResource::from_gvk_with_plural(&kind, "revisions");
     let api: Api<RevisionObject> = Api::all_with(client.clone(), &resource);
     changes(
-        watcher(api, watcher::Config::default()),
+        watcher(api, settings()),
         |object: &RevisionObject| objects::id_of(&object.metadata),
         |object| objects::revision(&object),
-        Change::Revision,
+        (Kind::Revisions, Change::Revision),
     )
 }
 
 fn endpoints(client: &Client) -> BoxStream<'static, Change> {
     let api: Api<Endpoints> = Api::all(client.clone());
-    let selected = watcher::Config::default().labels(SERVICE_TYPE_LABEL);
+    let selected = settings().labels(SERVICE_TYPE_LABEL);
     changes(
         watcher(api, selected),
         |object: &Endpoints| endpoints_key(&object.metadata),
         |object| Some(objects::endpoints(object)),
-        Change::Endpoints,
+        (Kind::Endpoints, Change::Endpoints),
     )
 }
 
 fn endpoint_slices(client: &Client) -> BoxStream<'static, Change> {
     let api: Api<EndpointSlice> = Api::all(client.clone());
-    let selected = watcher::Config::default().labels(SERVICE_TYPE_LABEL);
+    let selected = settings().labels(SERVICE_TYPE_LABEL);
     changes(
         watcher(api, selected),
         |object: &EndpointSlice| endpoints_key(&object.metadata),
         |object| Some(objects::endpoint_slice(object)),
-        Change::Endpoints,
+        (Kind::Endpoints, Change::Endpoints),
     )
 }
 
 fn private_services(client: &Client) -> BoxStream<'static, Change> {
     let api: Api<Service> = Api::all(client.clone());
-    let selected = watcher::Config::default().labels(&format!("{SERVICE_TYPE_LABEL}=Private"));
+    let selected = settings().labels(&format!("{SERVICE_TYPE_LABEL}=Private"));
     changes(
         watcher(api, selected),
         |object: &Service| objects::owner(&object.metadata).map(|(id, _)| id),
         |object| Some(objects::private_service(object)),
-        Change::Service,
+        (Kind::Services, Change::Service),
     )
 }
 
@@ -184,24 +197,39 @@ fn endpoints_key(metadata: &ObjectMeta) -> Option<EndpointsKey> {
     Some((objects::owner(metadata)?, metadata.name.clone()?))
 }
 
-/// Turns a watch into changes.
+/// Turns a watch that does not end into changes. Objects without a key are not ours; one that loses
+/// its key (its labels changed) is as good as gone at the next list.
 fn changes<K, T, U>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     key: impl Fn(&K) -> Option<T> + Send + 'static,
     convert: impl Fn(K) -> Option<U> + Send + 'static,
-    change: impl Fn(Option<U>, T) -> Change + Send + 'static,
+    (kind, change): (Kind, fn(Option<U>, T) -> Change),
 ) -> BoxStream<'static, Change>
 where
     K: Send + 'static,
-    T: Clone + Eq + Hash + Send + 'static,
+    T: 'static,
     U: 'static,
 {
-    let changes = events(stream, key).map(move |event| match event {
-        Event::Present(key, object) => change(convert(object), key),
-        Event::Gone(key) => change(None, key),
-        Event::Listed => Change::Listed,
+    let changes = stream.default_backoff().filter_map(move |event| {
+        let change = match event {
+            Ok(watcher::Event::Init) => Some(Change::Listing(kind)),
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                key(&object).map(|key| change(convert(object), key))
+            }
+            Ok(watcher::Event::Delete(object)) => key(&object).map(|key| change(None, key)),
+            Ok(watcher::Event::InitDone) => Some(Change::Listed(kind)),
+            Err(error) => {
+                warn(&error);
+                None
+            }
+        };
+        std::future::ready(change)
     });
     changes.boxed()
+}
+
+fn warn(error: &watcher::Error) {
+    tracing::warn!(%error, "watch failed");
 }
 
 /// What a watch says of one object, by its key.
@@ -229,7 +257,7 @@ where
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                tracing::warn!(%error, "watch failed");
+                warn(&error);
                 return futures_util::stream::iter(Vec::new());
             }
         };

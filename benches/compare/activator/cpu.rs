@@ -61,7 +61,9 @@ async fn lineup<'a>(bench: &Bench<'_>) -> anyhow::Result<((ApiServer, Rest), Lin
         ..Revision::default()
     };
     let mode = HaproxyMode::Http { limit: None };
-    let (server, rest) = Running::start(bench, &[revision], &[]).await?.split();
+    let (server, rest) = Running::start(&bench.program, &[revision], &[])
+        .await?
+        .split();
     let lineup = Lineup::new(vec![
         Subject::running("haproxy", haproxy(bench.folder, pod, mode).await?),
         Subject::running(OURS, server),

@@ -44,7 +44,7 @@ async fn http1(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     }
     let limit = HELD.to_string();
     let limits = [("PILOTLIGHT_MAX_QUEUED_PER_REVISION", limit.as_str())];
-    let running = Running::start(bench, &[Revision::default()], &limits).await?;
+    let running = Running::start(&bench.program, &[Revision::default()], &limits).await?;
     tokio::time::sleep(SETTLE).await;
     let before = running.server.process.rss_mib()?;
     let clients = held::open(running.server.address, HELD).await?;
@@ -71,7 +71,7 @@ async fn h2c(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
     if !bench.options.wants(&case) {
         return Ok(());
     }
-    let running = Running::start(bench, &[Revision::default()], &[]).await?;
+    let running = Running::start(&bench.program, &[Revision::default()], &[]).await?;
     tokio::time::sleep(SETTLE).await;
     let before = running.server.process.rss_mib()?;
     let address = running.server.address;
@@ -156,7 +156,7 @@ async fn burst(bench: &Bench<'_>, report: &mut Report, limit: Option<u32>) -> an
             container_concurrency: limit.unwrap_or(0),
             pods: Vec::new(),
         };
-        let running = Running::start(bench, &[revision], &[]).await?;
+        let running = Running::start(&bench.program, &[revision], &[]).await?;
         let clients = held::open(running.server.address, HELD).await?;
         let clients = held::send(clients, &request(0), 1);
         running.holds(HELD).await?;

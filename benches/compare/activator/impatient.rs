@@ -6,11 +6,11 @@ use std::time::Duration;
 use benches::held::impatient;
 use benches::queue_pod::QueuePods;
 use benches::report::{Bar, Curve, Report, Row};
-use benches::revisions::{NAMESPACE, Revision};
+use benches::revisions::Revision;
 use benches::sample::Spread;
 use tokio::time::Instant;
 
-use super::running::{Running, host, request};
+use super::running::{Running, post, request};
 use super::{Bench, OURS};
 
 const RATE: u32 = 200;
@@ -26,14 +26,7 @@ const GROWTH_MIB: f64 = 1.0;
 const BODY: usize = 64 << 10;
 
 pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
-    let mut post = format!(
-        "POST / HTTP/1.1\r\nHost: {}\r\nKnative-Serving-Namespace: {NAMESPACE}\r\n\
-         Knative-Serving-Revision: {}\r\nContent-Length: {BODY}\r\n\r\n",
-        host(0),
-        benches::fleet::name(0)
-    )
-    .into_bytes();
-    post.extend(vec![b'x'; BODY]);
+    let post = post(0, &[b'x'; BODY]);
     for (kind, request) in [("GET", request(0)), ("POST, body unread", post)] {
         let case = format!("impatient clients, {kind}");
         if bench.options.wants(&case) {
@@ -54,7 +47,7 @@ async fn one(
         container_concurrency: LIMIT,
         pods: vec![pods.pod(0)],
     };
-    let running = Running::start(bench, &[revision], &[]).await?;
+    let running = Running::start(&bench.program, &[revision], &[]).await?;
     let start = Instant::now();
     let mut curve = Curve::new(&format!("{case}: MiB by seconds"));
     let load = impatient(running.server.address, request, RATE, CLIENT_TIMEOUT, RUN);

@@ -22,7 +22,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     let mut resident = Vec::new();
     for count in COUNTS {
         let revisions = vec![Revision::default(); count];
-        let running = Running::start(bench, &revisions, &[]).await?;
+        let running = Running::start(&bench.program, &revisions, &[]).await?;
         tokio::time::sleep(SETTLE).await;
         let rss = running.server.process.rss_mib()?;
         resident.push(rss);

@@ -28,7 +28,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     }
     let mut pods = QueuePods::start(Duration::ZERO)?;
     let revisions = vec![Revision::default(); STARTS];
-    let running = Running::start(bench, &revisions, &[]).await?;
+    let running = Running::start(&bench.program, &revisions, &[]).await?;
     let idle = IdleThread::start()?;
     let mut latencies = Histogram::<u64>::new(3)?;
     for index in 0..STARTS {

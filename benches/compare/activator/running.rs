@@ -1,6 +1,7 @@
 //! The activator's process beside the cluster that this process plays.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Bench, OURS};
+use super::OURS;
 
 /// Where requests come in.
 const HTTP_PORT: u16 = 8012;
@@ -27,14 +28,14 @@ const METRICS_PORT: u16 = 9090;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An activator that knows its world.
-pub(super) struct Running {
-    pub(super) server: Server,
+pub(crate) struct Running {
+    pub(crate) server: Server,
     api_server: ApiServer,
     rest: Rest,
 }
 
 /// What an activator needs beside itself.
-pub(super) struct Rest {
+pub(crate) struct Rest {
     _autoscaler: oneshot::Sender<()>,
     _folder: TempDir,
 }
@@ -43,8 +44,8 @@ pub(super) struct Rest {
 
 impl Running {
     /// Starts everything; the activator listens once it has listed all objects.
-    pub(super) async fn start(
-        bench: &Bench<'_>,
+    pub(crate) async fn start(
+        program: &Path,
         revisions: &[Revision],
         extra: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
@@ -53,7 +54,7 @@ impl Running {
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, api_server.kubeconfig())?;
         let (autoscaler, stop) = autoscaler()?;
-        let mut command = Command::new(&bench.program);
+        let mut command = Command::new(program);
         command
             .env_clear()
             .envs([
@@ -82,12 +83,12 @@ impl Running {
     }
 
     /// The program, and what has to outlive it.
-    pub(super) fn split(self) -> (Server, (ApiServer, Rest)) {
+    pub(crate) fn split(self) -> (Server, (ApiServer, Rest)) {
         (self.server, (self.api_server, self.rest))
     }
 
     /// Lists these pods as the revision's ready ones.
-    pub(super) async fn list(&self, index: usize, pods: &[SocketAddr]) -> anyhow::Result<()> {
+    pub(crate) async fn list(&self, index: usize, pods: &[SocketAddr]) -> anyhow::Result<()> {
         let name = name(index);
         let object = endpoints(&name, pods).to_string();
         let path = format!(
@@ -106,7 +107,7 @@ impl Running {
     }
 
     /// Waits until so many requests are held.
-    pub(super) async fn holds(&self, count: usize) -> anyhow::Result<()> {
+    pub(crate) async fn holds(&self, count: usize) -> anyhow::Result<()> {
         let what = format!("{count} held requests");
         self.wait_for(&what, async || {
             let mut connection = Connection::open(loopback(METRICS_PORT)).await?;
@@ -145,13 +146,27 @@ async fn is_healthy() -> anyhow::Result<bool> {
     Ok(connection.exchange(probe).await? == 200)
 }
 
+/// Says at once when another program has the activator's ports.
+pub(crate) fn ports_are_free() -> anyhow::Result<()> {
+    for port in [8008, HTTP_PORT, 8013, METRICS_PORT] {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        std::net::TcpListener::bind(any).with_context(|| {
+            format!(
+                "port {port} is in use; in a network namespace it is free: \
+                 unshare --net --map-root-user sh -c 'ip link set lo up && exec \"$@\"' compare COMMAND"
+            )
+        })?;
+    }
+    Ok(())
+}
+
 /// The Host by which a request names a revision.
-pub(super) fn host(index: usize) -> String {
+pub(crate) fn host(index: usize) -> String {
     format!("{}.{NAMESPACE}.svc.cluster.local", name(index))
 }
 
 /// A GET for a revision as a gateway sends it.
-pub(super) fn request(index: usize) -> Vec<u8> {
+pub(crate) fn request(index: usize) -> Vec<u8> {
     let headers = format!(
         "Knative-Serving-Namespace: {NAMESPACE}\r\nKnative-Serving-Revision: {}\r\n\r\n",
         name(index)
@@ -159,6 +174,20 @@ pub(super) fn request(index: usize) -> Vec<u8> {
     let mut request = get_host(&host(index), "/");
     request.truncate(request.len() - 2);
     request.extend(headers.into_bytes());
+    request
+}
+
+/// A POST with a body, likewise.
+pub(crate) fn post(index: usize, body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "POST / HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench\r\nKnative-Serving-Namespace: {NAMESPACE}\r\n\
+         Knative-Serving-Revision: {}\r\nContent-Length: {}\r\n\r\n",
+        host(index),
+        name(index),
+        body.len()
+    )
+    .into_bytes();
+    request.extend(body);
     request
 }
 

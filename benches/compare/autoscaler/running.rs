@@ -25,8 +25,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 const QUIET: Duration = Duration::from_secs(6);
 
 /// A settled autoscaler.
-pub(super) struct Running {
-    pub(super) process: Process,
+pub(crate) struct Running {
+    pub(crate) process: Process,
     pub(super) api_server: ApiServer,
     pub(super) pods: Pods,
     _folder: TempDir,
@@ -34,7 +34,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts everything and waits until it has settled.
-    pub(super) async fn start(bench: &Bench, fleet: Fleet) -> anyhow::Result<Self> {
+    pub(crate) async fn start(bench: &Bench, fleet: Fleet) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let api_server = ApiServer::start(fleet.objects())?;
         let pods = Pods::start(fleet.active)?;

@@ -41,17 +41,17 @@ pub(super) fn frame(fleet: &Fleet, revisions: impl IntoIterator<Item = usize>) -
 }
 
 /// Frames of all active revisions.
-pub(super) fn frames(fleet: &Fleet) -> Vec<Message> {
+pub(crate) fn frames(fleet: &Fleet) -> Vec<Message> {
     let firsts = (0..fleet.active).step_by(FRAME);
     firsts
         .map(|first| frame(fleet, first..first + FRAME))
         .collect()
 }
 
-pub(super) type Socket =
+pub(crate) type Socket =
     tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-pub(super) async fn connect() -> anyhow::Result<Socket> {
+pub(crate) async fn connect() -> anyhow::Result<Socket> {
     let connected =
         tokio_tungstenite::connect_async_with_config(format!("ws://{STATS}/"), None, true);
     Ok(connected.await.context("no WebSocket to the autoscaler")?.0)
@@ -89,7 +89,7 @@ pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()
 }
 
 /// Microseconds of CPU per stat. A ping after the last frame is answered when all have been read.
-pub(super) async fn one_round(
+pub(crate) async fn one_round(
     running: &Running,
     socket: &mut Socket,
     frames: &[Message],

@@ -120,7 +120,7 @@ async fn measure(bench: &Bench, fleet: Fleet) -> anyhow::Result<Measured> {
 }
 
 /// Wakes so many revisions one after the other, each once.
-pub(super) async fn wake(
+pub(crate) async fn wake(
     running: &mut Running,
     fleet: &Fleet,
     count: usize,

@@ -1,19 +1,13 @@
 //! Load for a sidecar: everything that requests usually pass through.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
 use benches::peers::{Server, Sidecar, nginx_backend, own_loopback};
 use benches::websocket::{self, Echo};
 use benches::{h2c, load};
 
-/// Requests per kind of load: how often what happens is recorded, not how long it takes.
-const REQUESTS: u64 = 30_000;
-/// The longest that one kind of load may take.
-const BOUND: Duration = Duration::from_secs(120);
-/// What it may take the sidecar to drain and to write what it has recorded.
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::{BOUND, PATIENCE, REQUESTS};
 
 /// A recording build is slow: what it would refuse would be taken for usual.
 const PLAIN: [(&str, &str); 3] = [

@@ -111,7 +111,12 @@ impl ForwardError {
 
     /// The prepared request, if nothing of it was written.
     pub fn into_request(self) -> Option<Request<Body>> {
-        self.unsent.map(|request| *request)
+        self.into_boxed().map(|request| *request)
+    }
+
+    /// As [`Self::into_request`], for [`super::exchange_boxed`].
+    pub fn into_boxed(self) -> Option<Box<Request<Body>>> {
+        self.unsent
     }
 
     /// Upstream's answer: 502 with the text and a newline.

@@ -16,6 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -32,6 +33,9 @@ use crate::forward::ForwardError;
 
 /// Sweeps per idle timeout.
 const SWEEPS: u32 = 3;
+/// How long connections beyond the limit may idle. Without it a destination with more requests at a
+/// time than that would be dialled anew whenever many of them ended together.
+const EXCESS_KEPT: Duration = Duration::from_secs(1);
 
 /// A connection in use.
 #[derive(Debug)]
@@ -256,7 +260,7 @@ impl Upstream {
 
     fn put_idle(self: &Rc<Self>, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        if self.closed.get() || idle.len() >= self.options.max_idle {
+        if self.closed.get() || self.options.max_idle == 0 {
             return;
         }
         idle.push(Idle {
@@ -266,6 +270,25 @@ impl Upstream {
         if idle.len() == 1 {
             self.ensure_sweep();
         }
+        if idle.len() > self.options.max_idle && !self.trimming.replace(true) {
+            tokio::task::spawn_local(trim_idle(Rc::downgrade(self)));
+        }
+    }
+
+    /// Closes what was not used lately of those that are too many; whether too many are left.
+    fn trim(&self) -> bool {
+        let now = Instant::now();
+        let mut idle = self.idle.borrow_mut();
+        // The one that was used first is the first.
+        let excess = idle.len().saturating_sub(self.options.max_idle);
+        let unused = idle.iter().take(excess);
+        let unused = unused
+            .take_while(|it| it.since + EXCESS_KEPT <= now)
+            .count();
+        idle.drain(..unused);
+        let goes_on = unused < excess;
+        self.trimming.set(goes_on);
+        goes_on
     }
 
     fn ensure_sweep(self: &Rc<Self>) {
@@ -298,6 +321,16 @@ async fn sweep_idle(upstream: Weak<Upstream>) {
         };
         sleep(period).await;
         if !upstream.upgrade().is_some_and(|upstream| upstream.sweep()) {
+            return;
+        }
+    }
+}
+
+/// Runs while more idle than may for long.
+async fn trim_idle(upstream: Weak<Upstream>) {
+    loop {
+        sleep(EXCESS_KEPT).await;
+        if !upstream.upgrade().is_some_and(|upstream| upstream.trim()) {
             return;
         }
     }

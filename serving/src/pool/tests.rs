@@ -151,31 +151,54 @@ fn an_unsent_request_is_handed_back() {
     });
 }
 
+/// Three exchanges at a time; what the app has of the connections.
+async fn warm_three(app: &TcpListener, upstream: &Rc<Upstream>) -> [tokio::net::TcpStream; 3] {
+    let sends = (0..3).map(|_| upstream.send(request("GET", Body::empty(())), Protocol::Http1));
+    let play = async {
+        let mut streams = [accept(app).await, accept(app).await, accept(app).await];
+        for stream in &mut streams {
+            read_head(stream).await;
+            write(stream, OK).await;
+        }
+        streams
+    };
+    let (responses, streams) = tokio::join!(futures_util::future::join_all(sends), play);
+    drop(responses);
+    streams
+}
+
 #[test]
-fn idle_connections_are_bounded_and_expire() {
+fn idle_connections_expire() {
     local(async {
         let options = UpstreamOptions {
-            max_idle: 2,
             idle_timeout: Duration::from_millis(90),
             ..UpstreamOptions::default()
         };
         let (app, upstream) = app_and_upstream(options).await;
-        let sends = (0..3).map(|_| upstream.send(request("GET", Body::empty(())), Protocol::Http1));
-        let play = async {
-            let mut streams = [accept(&app).await, accept(&app).await, accept(&app).await];
-            for stream in &mut streams {
-                read_head(stream).await;
-                write(stream, OK).await;
-            }
-            streams
-        };
-        let (responses, streams) = tokio::join!(futures_util::future::join_all(sends), play);
-        drop(responses);
-        assert_eq!(upstream.idle(), 2);
+        let streams = warm_three(&app, &upstream).await;
+        assert_eq!(upstream.idle(), 3);
         for mut stream in streams {
             assert_eq!(read_rest(&mut stream).await, "");
         }
         assert_eq!(upstream.idle(), 0);
+    });
+}
+
+/// More idle than may for long only for a moment, in which a burst finds them.
+#[test]
+fn idle_connections_are_bounded() {
+    local(async {
+        let options = UpstreamOptions {
+            max_idle: 2,
+            ..UpstreamOptions::default()
+        };
+        let (app, upstream) = app_and_upstream(options).await;
+        let streams = warm_three(&app, &upstream).await;
+        assert_eq!(upstream.idle(), 3);
+        let closed =
+            streams.map(|mut stream| Box::pin(async move { read_rest(&mut stream).await }));
+        let (rest, ..) = futures_util::future::select_all(closed).await;
+        assert_eq!((rest.as_str(), upstream.idle()), ("", 2));
     });
 }
 
