@@ -5,6 +5,7 @@
 
 pub mod any_pod;
 pub mod api_server;
+pub mod awake;
 pub mod fleet;
 pub mod h2c;
 pub mod held;

@@ -11,9 +11,15 @@ use benches::peers::nginx_pods;
 use benches::revisions::Revision;
 use benches::{h2c, held};
 
-use super::{BOUND, PATIENCE, REQUESTS};
 use crate::activator::running::{Running, host, ports_are_free, post, request};
 
+/// Requests per kind of load.
+const REQUESTS: u64 = 30_000;
+/// The longest that one kind of load may take.
+const BOUND: Duration = Duration::from_secs(120);
+/// What it may take the activator to drain, of which 45 seconds go on as if nothing were, and to
+/// write what it has recorded.
+const PATIENCE: Duration = Duration::from_secs(75);
 /// Requests that are held at a time, and how often.
 const HELD: (usize, usize) = (1_000, 10);
 /// Pods of a revision with a limit, and the limit.

@@ -132,10 +132,11 @@ fn duplicate(io: &dyn Any) -> io::Result<OwnedFd> {
     socket.try_clone_to_owned()
 }
 
-/// How much of [`REFUSAL`] was written; only connections in the clear have a gate.
-fn refuse(io: &dyn Any) -> io::Result<usize> {
+/// How much of `bytes` the kernel took, to send it in its own time; only connections in the clear
+/// have a gate.
+fn write_later(io: &dyn Any, bytes: &[u8]) -> io::Result<usize> {
     match io.downcast_ref::<Socket>() {
-        Some(socket) => socket.try_write_later(REFUSAL),
+        Some(socket) => socket.try_write_later(bytes),
         None => Err(io::ErrorKind::Unsupported.into()),
     }
 }
@@ -160,6 +161,20 @@ impl<I> Observed<I> {
     }
 }
 
+impl<I: AsyncWrite + Unpin + 'static> Observed<I> {
+    /// Writes one piece. A small answer that is complete is left to the kernel where the gate says
+    /// so.
+    fn write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.len() <= GATHERED && self.activity.edge().may_send_later() {
+            match write_later(&self.io, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+}
+
 impl<I: AsyncRead + Unpin + 'static> AsyncRead for Observed<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -176,7 +191,7 @@ impl<I: AsyncRead + Unpin + 'static> AsyncRead for Observed<I> {
                 self.activity.set();
                 return result;
             }
-            if refuse(&self.io)? != REFUSAL.len() {
+            if write_later(&self.io, REFUSAL)? != REFUSAL.len() {
                 // A client that does not read its answers.
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -192,7 +207,7 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        let result = self.write(cx, buf);
         self.wrote(&result, buf.len());
         result
     }
@@ -205,13 +220,13 @@ impl<I: AsyncWrite + Unpin + 'static> AsyncWrite for Observed<I> {
         // A head with a small body: copying is cheaper than having the kernel gather.
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
         let result = match bufs {
-            [only] => Pin::new(&mut self.io).poll_write(cx, only),
+            [only] => self.write(cx, only),
             several if length <= GATHERED => {
                 let mut gathered = SmallVec::<[u8; GATHERED]>::new();
                 several
                     .iter()
                     .for_each(|buf| gathered.extend_from_slice(buf));
-                Pin::new(&mut self.io).poll_write(cx, &gathered)
+                self.write(cx, &gathered)
             }
             many => Pin::new(&mut self.io).poll_write_vectored(cx, many),
         };

@@ -5,6 +5,10 @@
 //! connection in the clear, when all that was read so far has become requests without a body whose
 //! answers have ended, and when what was read now is exactly one such request in plain words.
 //! Everything else goes the usual way, and the handler decides.
+//!
+//! While requests are refused, sending is left to the kernel where that is possible, of refusals and
+//! of small answers alike: it is the larger part of what they cost, and the kernel does it outside
+//! of this process's quota, within 200 ms.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -169,6 +173,14 @@ impl Edge {
         if self.state.load(Ordering::Relaxed) == BEGUN {
             self.state.store(FRESH, Ordering::Relaxed);
         }
+    }
+
+    /// Whether what is written now can wait for the kernel's timer: all of it is the end of an
+    /// answer to a plain request, and its client may have to wait while others are refused.
+    pub(super) fn may_send_later(&self) -> bool {
+        self.is_weighed()
+            && self.state.load(Ordering::Relaxed) == FRESH
+            && self.gate.get().is_some_and(|gate| !gate.is_open())
     }
 
     /// Whether the gate has decided about the request being handled already.
