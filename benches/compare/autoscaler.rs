@@ -9,20 +9,22 @@ mod decisions;
 mod fleet;
 mod running;
 mod stats;
+mod train;
 mod wake;
+
+pub(crate) use self::train::train;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use benches::process::build;
+use benches::process::build_as_shipped;
 use benches::report::{Report, circumstances};
 
 use crate::Options;
 
 /// What every case needs.
-pub(crate) struct Bench<'a> {
-    pub(crate) options: &'a Options,
+pub(crate) struct Bench {
     pub(crate) program: PathBuf,
 }
 
@@ -34,7 +36,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         ..Report::default()
     };
     report.circumstances.push(
-        "the release binary over TCP against an API server and pods of this process, whose CPU is \
+        "the shipped binary over TCP against an API server and pods of this process, whose CPU is \
          not counted; one thread; --kube-api-qps=-1"
             .to_owned(),
     );
@@ -46,12 +48,18 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     ports_are_free()?;
     let program = match &options.ours {
         Some(path) => path.clone(),
-        None => build("autoscaler", "autoscaler", "release")?,
+        None => build_as_shipped("autoscaler")?,
     };
-    let bench = Bench { options, program };
-    fleet::run(&bench, &mut report).await?;
-    stats::run(&bench, &mut report).await?;
-    wake::run(&bench, &mut report).await?;
+    let bench = Bench { program };
+    if options.wants(fleet::CASE) {
+        fleet::run(&bench, &mut report).await?;
+    }
+    if options.wants(stats::CASE) {
+        stats::run(&bench, &mut report).await?;
+    }
+    if options.wants(wake::CASE) {
+        wake::run(&bench, &mut report).await?;
+    }
     Ok(report)
 }
 

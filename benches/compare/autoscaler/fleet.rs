@@ -27,10 +27,7 @@ struct Measured {
     missed: f64,
 }
 
-pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
-    if !bench.options.wants(CASE) {
-        return Ok(());
-    }
+pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
     let mut cpu = Curve::new("CPU in cores by active revisions");
     let mut memory = Curve::new("resident MiB by active revisions");
     for (active, namespaces) in [(100, 10), (1_000, 100), (10_000, 1_000), (10_000, 1)] {
@@ -81,7 +78,7 @@ fn judge(report: &mut Report, case: &str, measured: &Measured) {
     report.bars.push(Bar::at_least(&name, rate, 40_000.0));
 }
 
-async fn measure(bench: &Bench<'_>, active: usize, namespaces: usize) -> anyhow::Result<Measured> {
+async fn measure(bench: &Bench, active: usize, namespaces: usize) -> anyhow::Result<Measured> {
     let fleet = Fleet {
         active,
         at_zero: 0,

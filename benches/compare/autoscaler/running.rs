@@ -34,7 +34,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts everything and waits until it has settled.
-    pub(super) async fn start(bench: &Bench<'_>, fleet: Fleet) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench, fleet: Fleet) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let api_server = ApiServer::start(fleet.objects())?;
         let pods = Pods::start(fleet.active)?;

@@ -40,6 +40,14 @@ pub(super) fn frame(fleet: &Fleet, revisions: impl IntoIterator<Item = usize>) -
     Message::Binary(Bytes::from(messages.encode_to_vec()))
 }
 
+/// Frames of all active revisions.
+pub(super) fn frames(fleet: &Fleet) -> Vec<Message> {
+    let firsts = (0..fleet.active).step_by(FRAME);
+    firsts
+        .map(|first| frame(fleet, first..first + FRAME))
+        .collect()
+}
+
 pub(super) type Socket =
     tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
@@ -49,10 +57,7 @@ pub(super) async fn connect() -> anyhow::Result<Socket> {
     Ok(connected.await.context("no WebSocket to the autoscaler")?.0)
 }
 
-pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
-    if !bench.options.wants(CASE) {
-        return Ok(());
-    }
+pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
     for revisions in [1_000, 10_000] {
         let fleet = Fleet {
             active: revisions,
@@ -61,10 +66,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
             scraped: false,
         };
         let running = Running::start(bench, fleet).await?;
-        let frames: Vec<Message> = (0..revisions)
-            .step_by(FRAME)
-            .map(|first| frame(&fleet, first..first + FRAME))
-            .collect();
+        let frames = frames(&fleet);
         let mut socket = connect().await?;
         let mut costs = Vec::new();
         for _ in 0..ROUNDS {
@@ -87,7 +89,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
 }
 
 /// Microseconds of CPU per stat. A ping after the last frame is answered when all have been read.
-async fn one_round(
+pub(super) async fn one_round(
     running: &Running,
     socket: &mut Socket,
     frames: &[Message],

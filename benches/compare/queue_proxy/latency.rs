@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use benches::awake::KeepAwake;
 use benches::open_loop::{self, Latency};
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
@@ -24,6 +25,7 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
         return Ok(());
     }
     let mut lineup = bench.lineup(None).await?;
+    let awake = KeepAwake::start();
     let mut added: Vec<Vec<(f64, f64)>> = vec![Vec::new(); lineup.len()];
     let mut noisy = 0;
     let mut round = 0;
@@ -47,7 +49,8 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
         round += 1;
     }
     report.circumstances.push(format!(
-        "{case}: {noisy} rounds repeated, the backend alone was too slow in them"
+        "{case}: {}; {noisy} rounds repeated, the backend alone was too slow in them",
+        awake.circumstance()
     ));
     let names = [
         "ours minus HAProxy's added p50 (ms)",
