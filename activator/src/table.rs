@@ -96,6 +96,10 @@ impl Table {
     }
 
     /// Replaces, adds and removes entries at once.
+    #[allow(
+        clippy::mutable_key_type,
+        reason = "an entry is found by its name, which does not change"
+    )]
     pub(crate) fn apply(
         &self,
         changes: impl IntoIterator<Item = (Arc<RevisionId>, Option<Arc<Entry>>)>,

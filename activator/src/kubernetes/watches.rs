@@ -197,13 +197,16 @@ fn endpoints_key(metadata: &ObjectMeta) -> Option<EndpointsKey> {
     Some((objects::owner(metadata)?, metadata.name.clone()?))
 }
 
+/// Makes a change of an object that is there or gone, and its key.
+type Make<U, T> = fn(Option<U>, T) -> Change;
+
 /// Turns a watch that does not end into changes. Objects without a key are not ours; one that loses
 /// its key (its labels changed) is as good as gone at the next list.
 fn changes<K, T, U>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     key: impl Fn(&K) -> Option<T> + Send + 'static,
     convert: impl Fn(K) -> Option<U> + Send + 'static,
-    (kind, change): (Kind, fn(Option<U>, T) -> Change),
+    (kind, change): (Kind, Make<U, T>),
 ) -> BoxStream<'static, Change>
 where
     K: Send + 'static,
