@@ -96,6 +96,10 @@ impl Table {
     }
 
     /// Replaces, adds and removes entries at once.
+    #[allow(
+        clippy::mutable_key_type,
+        reason = "hashed and compared is the name, which never changes"
+    )]
     pub(crate) fn apply(
         &self,
         changes: impl IntoIterator<Item = (Arc<RevisionId>, Option<Arc<Entry>>)>,

@@ -45,6 +45,9 @@ enum Change {
     Listed(Kind),
 }
 
+/// Makes the change of one kind, of an object (or none) and its key.
+type MakeChange<U, T> = fn(Option<U>, T) -> Change;
+
 /// The watches of one activator.
 pub struct Watches {
     changes: SelectAll<BoxStream<'static, Change>>,
@@ -203,7 +206,7 @@ fn changes<K, T, U>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     key: impl Fn(&K) -> Option<T> + Send + 'static,
     convert: impl Fn(K) -> Option<U> + Send + 'static,
-    (kind, change): (Kind, fn(Option<U>, T) -> Change),
+    (kind, change): (Kind, MakeChange<U, T>),
 ) -> BoxStream<'static, Change>
 where
     K: Send + 'static,
