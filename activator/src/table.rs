@@ -98,7 +98,7 @@ impl Table {
     /// Replaces, adds and removes entries at once.
     #[allow(
         clippy::mutable_key_type,
-        reason = "an entry is found by its name, which does not change"
+        reason = "hashed and compared is the name, which never changes"
     )]
     pub(crate) fn apply(
         &self,

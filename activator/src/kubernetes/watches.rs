@@ -45,6 +45,9 @@ enum Change {
     Listed(Kind),
 }
 
+/// Makes the change of one kind, of an object (or none) and its key.
+type MakeChange<U, T> = fn(Option<U>, T) -> Change;
+
 /// The watches of one activator.
 pub struct Watches {
     changes: SelectAll<BoxStream<'static, Change>>,
@@ -197,16 +200,13 @@ fn endpoints_key(metadata: &ObjectMeta) -> Option<EndpointsKey> {
     Some((objects::owner(metadata)?, metadata.name.clone()?))
 }
 
-/// Makes a change of an object that is there or gone, and its key.
-type Make<U, T> = fn(Option<U>, T) -> Change;
-
 /// Turns a watch that does not end into changes. Objects without a key are not ours; one that loses
 /// its key (its labels changed) is as good as gone at the next list.
 fn changes<K, T, U>(
     stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     key: impl Fn(&K) -> Option<T> + Send + 'static,
     convert: impl Fn(K) -> Option<U> + Send + 'static,
-    (kind, change): (Kind, Make<U, T>),
+    (kind, change): (Kind, MakeChange<U, T>),
 ) -> BoxStream<'static, Change>
 where
     K: Send + 'static,
