@@ -2,7 +2,7 @@
 //!
 //! Objects are converted as they arrive and dropped; no cache of them is kept. After a broken watch
 //! everything is listed again, and what the new list does not name counts as deleted: here the
-//! [`Index`] finds that out, which knows everything anyway; elsewhere [`events`] does.
+//! [`Index`] finds that out, which knows everything anyway; elsewhere `events` does.
 
 use std::collections::HashSet;
 use std::hash::Hash;
