@@ -89,7 +89,7 @@ pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()
 }
 
 /// Microseconds of CPU per stat. A ping after the last frame is answered when all have been read.
-pub(crate) async fn one_round(
+async fn one_round(
     running: &Running,
     socket: &mut Socket,
     frames: &[Message],
