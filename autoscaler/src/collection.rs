@@ -64,12 +64,6 @@ impl Collection {
         self.add(time, [concurrency, requests_per_second]);
     }
 
-    /// Reads what [`record`](Self::record) is going to change at about `now`, for a caller that has
-    /// many to record to. The value means nothing.
-    pub(crate) fn fetch(&self, now: UnixTime) -> i64 {
-        self.stable.fetch(now) ^ self.panic.fetch(now)
-    }
-
     fn add(&mut self, time: UnixTime, values: [f64; 2]) {
         self.stable.record(time, values);
         self.panic.record(time, values);

@@ -9,6 +9,7 @@ pub(crate) mod core;
 mod names;
 mod reconcile;
 pub(crate) mod revision;
+mod revisions;
 mod ticks;
 
 use std::collections::VecDeque;

@@ -106,12 +106,6 @@ impl<const N: usize> Buckets<N> {
         }
     }
 
-    /// Reads what a write at `now` changes. The value means nothing.
-    pub(crate) fn fetch(&self, now: UnixTime) -> i64 {
-        let slot = self.slots[self.position(self.index(now))];
-        self.last.unwrap_or(0) ^ slot[0].to_bits().cast_signed()
-    }
-
     /// Whether nothing was written for longer than the window.
     pub fn is_empty(&self, now: UnixTime) -> bool {
         self.last

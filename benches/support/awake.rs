@@ -1,8 +1,9 @@
-//! Keeps the machine's cores from going to sleep while latency is measured.
+//! Keeps the machine's cores from going to sleep while something is measured that wakes often.
 //!
 //! In a virtual machine a core that has nothing to do is given back to the host, and waking it can
-//! take longer than everything that is to be measured. The kernel's own switch for that is a file
-//! that is held open with the longest latency that is acceptable.
+//! take longer than everything that is to be measured, and counts as CPU of the process that it wakes
+//! for. The kernel's own switch for that is a file that is held open with the longest latency that is
+//! acceptable.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

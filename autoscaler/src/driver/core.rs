@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serving::{RevisionId, UnixTime};
-use slab::Slab;
 use tokio::time::Instant;
 
 use super::names::Names;
 use super::reconcile::{SCRAPE_TICK, TICK};
 use super::revision::{Key, Revision, still_believed};
+use super::revisions::Revisions;
 use crate::decider::Supply;
 use crate::handover::{self, HandedOver, InvalidHandover};
 use crate::metrics::Metrics;
@@ -63,8 +63,8 @@ pub(super) enum Due {
 
 /// All state of the driver.
 pub(crate) struct Core {
-    pub(super) revisions: Slab<Revision>,
-    names: Names,
+    pub(super) revisions: Revisions,
+    pub(super) names: Names,
     generations: u64,
     pub(super) queue: WorkQueue<usize>,
     pub(super) timers: Timers<Due>,
@@ -90,7 +90,7 @@ impl Core {
         metrics: Metrics,
     ) -> Self {
         Self {
-            revisions: Slab::new(),
+            revisions: Revisions::default(),
             names: Names::default(),
             generations: 0,
             queue: WorkQueue::new(),
@@ -179,8 +179,9 @@ impl Core {
     }
 
     /// What another replica needs to go on with the revisions that are this one's.
-    pub(crate) fn hand_over(&self, now: Now) -> Vec<Bytes> {
-        let windows = self.revisions.iter().filter_map(|(_, revision)| {
+    pub(crate) fn hand_over(&mut self, now: Now) -> Vec<Bytes> {
+        self.revisions.settle();
+        let windows = self.revisions.iter().filter_map(|revision| {
             let collecting = revision.collecting.as_ref()?;
             let owned = self.ownership.owns(&revision.id);
             let windows = collecting.collection.hand_over(&revision.id, now.unix);
@@ -208,7 +209,7 @@ impl Core {
         let mut snapshots: Vec<_> = self
             .revisions
             .iter()
-            .filter_map(|(_, revision)| revision.snapshot())
+            .filter_map(Revision::snapshot)
             .collect();
         snapshots.sort_by(|a, b| a.revision.cmp(&b.revision));
         snapshots
@@ -258,7 +259,8 @@ impl Core {
     }
 
     fn configure(&mut self, config: Arc<ClusterConfig>) {
-        for (slot, revision) in &mut self.revisions {
+        for slot in self.revisions.slots() {
+            let revision = &mut self.revisions[slot];
             if let Some(object) = &revision.pod_autoscaler {
                 revision.settings = Some(derive(object, &config));
                 self.queue.add(slot, Lane::Slow);
@@ -271,8 +273,7 @@ impl Core {
     /// restart.
     fn change_ownership(&mut self, ownership: Arc<dyn Ownership>, now: Now) {
         self.ownership = ownership;
-        let slots: Vec<_> = self.revisions.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
+        for slot in self.revisions.slots() {
             if self.ownership.owns(&self.revisions[slot].id) {
                 self.reconcile_metric(slot, now);
                 self.queue.add(slot, Lane::Slow);

@@ -1,8 +1,8 @@
 //! Finds a revision's place by its name, for every message of every frame of stats.
 //!
 //! With ten thousand revisions a look-up is mostly waiting for memory. A table of its own keeps both
-//! parts of a name in one piece, compares them as they come off the wire, and hashes with so few
-//! instructions that the processor waits for several look-ups at a time.
+//! parts of a name in one piece, compares them as they come off the wire, and goes through a frame
+//! in steps so short that the processor waits for several look-ups at a time.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -29,6 +29,25 @@ impl Names {
         let hash = hash(&self.hasher, (namespace, name));
         let found = self.table.find(hash, |named| named.is(namespace, name));
         found.map(|named| named.slot)
+    }
+
+    /// The places of many, in their order.
+    pub(super) fn get_all<'a, I>(&self, names: I) -> Vec<Option<usize>>
+    where
+        I: Iterator<Item = (&'a str, &'a str)> + Clone,
+    {
+        // The first entry of a fitting hash is nearly always the one; its text is not read yet.
+        let likely: Vec<Option<&Named>> = names
+            .clone()
+            .map(|name| self.table.find(hash(&self.hasher, name), |_| true))
+            .collect();
+        let found = likely.into_iter().zip(names);
+        let places = found.map(|(likely, (namespace, name))| match likely {
+            Some(named) if named.is(namespace, name) => Some(named.slot),
+            Some(_) => self.get(namespace, name),
+            None => None,
+        });
+        places.collect()
     }
 
     /// Enters a name that is not there yet.
@@ -97,6 +116,14 @@ mod tests {
             let expected = (slot % 2 == 1).then_some(slot);
             assert_eq!(names.get(namespace, name), expected);
         }
+        let asked = all.iter().map(|(namespace, name)| (&**namespace, &**name));
+        let found = names.get_all(asked);
+        assert!(
+            found
+                .iter()
+                .enumerate()
+                .all(|(slot, found)| { *found == (slot % 2 == 1).then_some(slot) })
+        );
         assert_eq!(names.table.len(), 500);
     }
 

@@ -165,22 +165,30 @@ impl Revision {
         }
     }
 
-    /// Whether a stat of this concurrency asks for a decision at once although none has been made
-    /// yet: the revision idles at zero since before this process began, or was created there.
+    /// Whether a stat of this concurrency asks for a decision at once: the revision is at zero.
     ///
-    /// Upstream lets it wait for the next tick, up to two seconds
-    /// (`pkg/autoscaler/scaling/multiscaler.go`, `Poke`); nobody can depend on the delay.
-    pub(super) fn wakes_undecided(&self, average_concurrent_requests: f64) -> bool {
-        average_concurrent_requests != 0.0
-            && self.counts.ready == 0
-            && self
-                .decider
-                .as_ref()
-                .is_some_and(|running| running.status.desired_scale == UNKNOWN_SCALE)
-            && self
-                .pod_autoscaler
-                .as_ref()
-                .is_some_and(|pod_autoscaler| pod_autoscaler.status.is_inactive())
+    /// It also does when no decision has been made yet and the revision idles at zero since before
+    /// this process began, or was created there. Upstream lets that wait for the next tick, up to
+    /// two seconds (`pkg/autoscaler/scaling/multiscaler.go`, `Poke`); nobody can depend on the delay.
+    pub(super) fn is_woken_by(&self, average_concurrent_requests: f64) -> bool {
+        let Some(running) = &self.decider else {
+            return false;
+        };
+        let at_zero = || {
+            let object = self.pod_autoscaler.as_ref();
+            self.counts.ready == 0 && object.is_some_and(|object| object.status.is_inactive())
+        };
+        running.status.is_poked_by(average_concurrent_requests)
+            || average_concurrent_requests != 0.0
+                && running.status.desired_scale == UNKNOWN_SCALE
+                && at_zero()
+    }
+
+    /// Whether a stat may do more, the revision being as it is, than add to the windows.
+    pub(super) fn heeds_stats(&self) -> bool {
+        self.decider.as_ref().is_some_and(|running| {
+            running.status.desired_scale <= 0 || running.spec.extensions.learn_start_time
+        })
     }
 
     /// Whether what was just recorded is a burst that is not to wait for the next tick; only where

@@ -60,53 +60,38 @@ impl Core {
         self.queue.at(now.instant);
         let mut messages = Vec::with_capacity(frame.len() / 64);
         stat_frame::decode(frame, &mut messages)?;
-        let mut found: Vec<(usize, &Message<'_>)> = Vec::with_capacity(messages.len());
-        found.extend(messages.iter().filter_map(|message| {
-            let slot = self.slot_of(message.namespace, message.name)?;
-            Some((slot, message))
-        }));
-        self.fetch(&found, now.unix);
-        for (slot, message) in found {
-            self.record(slot, message, now.unix);
+        let names = messages.iter().map(|it| (it.namespace, it.name));
+        let slots = self.names.get_all(names);
+        for (message, slot) in messages.iter().zip(slots) {
+            if let Some(slot) = slot {
+                self.record(slot, message, now.unix);
+            }
         }
         Ok(messages.len())
     }
 
-    /// Reads a little of every revision that is about to be recorded to. With ten thousand of them
-    /// each is somewhere in memory; read one right after the other, with nothing done in between,
-    /// they are waited for together and not one by one.
-    fn fetch(&self, found: &[(usize, &Message<'_>)], now: UnixTime) {
-        let read = found.iter().map(|(slot, _)| {
-            let revision = &self.revisions[*slot];
-            let collected = revision.collecting.as_ref();
-            let decided = revision.decider.as_ref();
-            collected.map_or(0, |collecting| collecting.collection.fetch(now))
-                ^ decided.map_or(0, |running| running.status.desired_scale.into())
-                ^ i64::from(revision.counts.ready)
-        });
-        std::hint::black_box(read.fold(0, |all, one| all ^ one));
-    }
-
     fn record(&mut self, slot: usize, message: &Message<'_>, now: UnixTime) {
-        let revision = &mut self.revisions[slot];
-        let Some(collecting) = &mut revision.collecting else {
-            return;
-        };
-        let time = match message.timestamp {
-            0 => UnixTime::from_seconds(now.seconds()),
-            seconds => UnixTime::from_seconds(seconds),
+        let second = match message.timestamp {
+            0 => now.seconds(),
+            seconds => seconds,
         };
         let concurrency =
             message.average_concurrent_requests - message.average_proxied_concurrent_requests;
         let requests = message.request_count - message.proxied_request_count;
+        if self.revisions.add(slot, second, concurrency, requests) {
+            return;
+        }
+        let revision = &mut self.revisions[slot];
+        let Some(collecting) = &mut revision.collecting else {
+            return;
+        };
+        let time = UnixTime::from_seconds(second);
         collecting.collection.record(time, concurrency, requests);
         let concurrency = message.average_concurrent_requests;
-        let poked = revision
-            .decider
-            .as_ref()
-            .is_some_and(|running| running.status.is_poked_by(concurrency));
-        if poked || revision.wakes_undecided(concurrency) || revision.is_urgent(now) {
+        if revision.is_woken_by(concurrency) || revision.is_urgent(now) {
             self.decide(slot, now);
+        } else if !revision.heeds_stats() {
+            self.revisions.add_up(slot, second);
         }
     }
 

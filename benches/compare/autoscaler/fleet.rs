@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use benches::awake::KeepAwake;
 use benches::fleet::Fleet;
 use benches::report::{Bar, Curve, Report, Row};
 use benches::sample::Spread;
@@ -28,6 +29,10 @@ struct Measured {
 }
 
 pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
+    let awake = KeepAwake::start();
+    report
+        .circumstances
+        .push(format!("{CASE}: {}", awake.circumstance()));
     let mut cpu = Curve::new("CPU in cores by active revisions");
     let mut memory = Curve::new("resident MiB by active revisions");
     for (active, namespaces) in [(100, 10), (1_000, 100), (10_000, 1_000), (10_000, 1)] {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use benches::awake::KeepAwake;
 use benches::fleet::{Fleet, name};
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
@@ -58,6 +59,10 @@ pub(crate) async fn connect() -> anyhow::Result<Socket> {
 }
 
 pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
+    let awake = KeepAwake::start();
+    report
+        .circumstances
+        .push(format!("{CASE}: {}", awake.circumstance()));
     for revisions in [1_000, 10_000] {
         let fleet = Fleet {
             active: revisions,

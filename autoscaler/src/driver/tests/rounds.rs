@@ -41,7 +41,7 @@ async fn every_round_that_finishes_is_taken_in() {
         let id = RevisionId::new("default", format!("revision-{number:05}"));
         driver.core.update(metric(&id), now);
     }
-    let slots: Vec<usize> = driver.core.revisions.iter().map(|(slot, _)| slot).collect();
+    let slots = driver.core.revisions.slots();
     for slot in &slots {
         let key = driver.core.key(*slot);
         let collecting = driver.core.revisions[*slot].collecting.as_mut().unwrap();
