@@ -35,6 +35,7 @@ use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::hash::BucketSet;
 #[cfg(feature = "otel")]
 use serving::otlp::MetricPush;
+use serving::resident::forget_start_after;
 use serving::server::Listener;
 use serving::telemetry::LogLevel;
 use serving::tls::{ScrapeTls, ScrapeTlsError};
@@ -72,6 +73,8 @@ pub const STAT_PORT: u16 = 8080;
 /// How long the API server may take to answer at start, and the pause between questions.
 const VERSION_PATIENCE: Duration = Duration::from_secs(60);
 const VERSION_PAUSE: Duration = Duration::from_secs(1);
+/// After everything has been listed, until the code of the start is given back.
+const STARTED: Duration = Duration::from_secs(30);
 /// After the shutdown began, all parts must have ended.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 /// How long the last push of metrics may take.
@@ -332,6 +335,7 @@ pub async fn run(
         updates.clone(),
     ));
 
+    followers.spawn_local(forget_start_after(STARTED));
     let Listeners {
         stats,
         profiling,

@@ -27,6 +27,7 @@ pub mod pool;
 pub mod probe_spec;
 pub mod request_log;
 pub mod request_stats;
+pub mod resident;
 pub mod revision;
 pub mod server;
 pub mod sidecar_environment;

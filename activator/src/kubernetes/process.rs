@@ -18,6 +18,7 @@ use rustls::server::ResolvesServerCert;
 use serving::body::Body;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::forward::error_response;
+use serving::resident::forget_start_after;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
 use serving::tls::{self, ScrapeTls, ScrapeTlsError};
@@ -45,6 +46,8 @@ const VERSION_PAUSE: Duration = Duration::from_secs(1);
 /// Requests and tunnels may take so long after the drain, which keeps the whole below the
 /// Deployment's grace period of 600 s.
 const FINISH_LIMIT: Duration = Duration::from_secs(540);
+/// After everything has been listed, until the code of the start is given back.
+const STARTED: Duration = Duration::from_secs(1);
 /// Upstream's limit on heads of scrapes.
 const SCRAPE_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Its limit on heads of requests for profiles.
@@ -218,6 +221,7 @@ pub async fn run(
         };
         entries = open_gateway(&activator, options, gateway_client, &mut tasks).await?;
     }
+    tasks.spawn_local(forget_start_after(STARTED));
     serve(&activator, listeners, entries, drain, stop).await;
     #[cfg(feature = "otel")]
     if let Some(exporting) = exporting {
