@@ -297,12 +297,13 @@ impl<H: Handler> Server<H> {
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Result<Response<Body<H::Guard>>, Infallible>> + use<H> {
         let handler = Rc::clone(&self.handler);
-        let max_headers = self.options.max_headers;
+        // Boxed, as nearly no request has one: its room would be in every request's future.
+        let refusal = vet::refusal(&request, self.options.max_headers).map(Box::new);
         connection.activity().edge().begin(&request);
         let busy = connection.begin();
         async move {
-            let mut response = match vet::refusal(&request, max_headers) {
-                Some(refusal) => refusal,
+            let mut response = match refusal {
+                Some(refusal) => *refusal,
                 None => handler.handle(request, busy.connection()).await,
             };
             response.body_mut().keep_busy(busy);
