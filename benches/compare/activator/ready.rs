@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use benches::awake::KeepAwake;
 use benches::held;
 use benches::idle::IdleThread;
 use benches::queue_pod::{QueuePods, Seen};
@@ -26,6 +27,10 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     if !bench.options.wants(CASE) {
         return Ok(());
     }
+    let awake = KeepAwake::start();
+    report
+        .circumstances
+        .push(format!("{CASE}: {}", awake.circumstance()));
     let mut pods = QueuePods::start(Duration::ZERO)?;
     let revisions = vec![Revision::default(); STARTS];
     let running = Running::start(&bench.program, &revisions, &[]).await?;
@@ -58,7 +63,8 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
     }
     let bar = format!("{CASE}: p99 ms");
     let (late, p99) = (at(&idle, 0.99), at(&latencies, 0.99));
-    report.bars.push(if late < IDLE_BAR_MS {
+    // A machine that wakes late can only make it look worse.
+    report.bars.push(if p99 <= BAR_MS || late < IDLE_BAR_MS {
         Bar::at_most(&bar, Spread::of(&[p99]), BAR_MS)
     } else {
         let why = format!("{p99:.3} ms, while an idle thread's own wake-up took {late:.3} ms");
