@@ -197,7 +197,8 @@ mod tests {
             !revisions.add(slots[0], SECOND, 9.0, 9.0),
             "it may be changed"
         );
-        assert_eq!(concurrency(&mut revisions[slots[0]]), 5.0, "and only once");
+        let changed = &mut revisions[slots[0]];
+        assert_eq!(concurrency(changed), 5.0, "and only once");
         revisions.settle();
         assert_eq!(concurrency(&revisions[slots[1]]), 5.0);
     }
@@ -211,7 +212,8 @@ mod tests {
         revisions.remove(slot);
         assert_eq!(revisions.insert(revision("b")), slot);
         assert!(!revisions.add(slot, SECOND, 2.0, 1.0));
-        assert_eq!(concurrency(&mut revisions[slot]), 0.0);
+        let changed = &mut revisions[slot];
+        assert_eq!(concurrency(changed), 0.0);
         assert_eq!(revisions.pending.len(), 1);
     }
 }
