@@ -71,8 +71,9 @@ mod tests {
 nonsense
 zz-7f r-xp 00000000 fe:00 9978530 /bin/activator
 ";
-        let found: Vec<_> = code(maps, "/bin/activator").collect();
-        assert_eq!(found, [0x7f59_0046_4000..0x7f59_00ce_f000]);
+        let mut found = code(maps, "/bin/activator");
+        assert_eq!(found.next(), Some(0x7f59_0046_4000..0x7f59_00ce_f000));
+        assert_eq!(found.next(), None);
         assert_eq!(code(maps, "").count(), 0);
     }
 
