@@ -48,7 +48,8 @@ pub enum Update {
     /// The ServerlessService of the revision, or its absence.
     ServerlessService(RevisionId, Option<Box<ServerlessService>>),
     /// The scale target of the revision: `None` while it does not exist. A revision is not
-    /// reconciled before the first.
+    /// reconciled before the first. `None` counts only after something else of the revision has
+    /// been told, so a platform tells of the PodAutoscaler first.
     ScaleTarget(RevisionId, Option<ScaleTarget>),
     /// The Metric of the revision, or its absence. A platform without Metric objects never sends
     /// it: the driver collects what its own [`Action::Metric`] asks for.

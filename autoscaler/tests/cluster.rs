@@ -77,7 +77,7 @@ macro_rules! scenarios {
 }
 
 /// Run side by side with one replica.
-const SIDE_BY_SIDE: [Scenario; 17] = scenarios![
+const SIDE_BY_SIDE: [Scenario; 18] = scenarios![
     reconcile::the_bucket_leads_to_its_holder,
     reconcile::a_fresh_pod_autoscaler,
     reconcile::other_classes_are_ignored,
@@ -86,6 +86,7 @@ const SIDE_BY_SIDE: [Scenario; 17] = scenarios![
     reconcile::conflicting_status_writes,
     reconcile::objects_of_others_are_left_alone,
     reconcile::a_missing_scale_target,
+    reconcile::a_scale_target_that_never_was,
     reconcile::deletion_and_a_new_start,
     scale::to_zero_and_back,
     scale::up_and_down,

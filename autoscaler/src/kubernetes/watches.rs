@@ -248,7 +248,9 @@ impl Watches {
             };
             let (kind, target) = targets.lock().own(&object);
             let object = Update::PodAutoscaler(Box::new(object));
-            self.tell(target.into_iter().chain([object])).await?;
+            // In this order: of a revision of which nothing else is known, the driver does not
+            // remember that its target is missing.
+            self.tell(std::iter::once(object).chain(target)).await?;
             if let Some(kind) = kind {
                 kinds.send(kind).await.map_err(|_| DriverEnded)?;
             }

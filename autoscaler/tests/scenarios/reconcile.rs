@@ -284,21 +284,26 @@ async fn event(it: &Revision, reason: &str, text: &str) {
 pub(crate) async fn a_missing_scale_target(cluster: Rc<Cluster>) {
     let annotations = json!({TBC: "-1", MIN_SCALE: "2"});
     let it = Revision::create(&cluster.client, "missing-00001", annotations).await;
-    let deployments = it.api::<Deployment>();
-    let name = it.deployment_name();
-    let mut deployment = deployments.get(&name).await.unwrap();
-    deployments
-        .delete(&name, &DeleteParams::default())
+    let delete = DeleteParams::default();
+    it.api::<Deployment>()
+        .delete(&it.deployment_name(), &delete)
         .await
         .unwrap();
+    runs_once_it_has_a_deployment(it).await;
+}
+
+/// The same for one whose Deployment is yet to come when the replica first hears of it.
+pub(crate) async fn a_scale_target_that_never_was(cluster: Rc<Cluster>) {
+    let it = Revision::without_deployment(&cluster.client, "never-00001").await;
+    it.create_pod_autoscaler(json!({TBC: "-1", MIN_SCALE: "2"}), json!({}))
+        .await;
+    runs_once_it_has_a_deployment(it).await;
+}
+
+async fn runs_once_it_has_a_deployment(it: Revision) {
     let _serving = it.serve();
     event(&it, "InternalError", "failed to get scale target").await;
-    deployment.metadata.resource_version = None;
-    deployment.metadata.uid = None;
-    deployments
-        .create(&Default::default(), &deployment)
-        .await
-        .unwrap();
+    it.create_deployment(1).await;
     it.replicas(2).await;
 }
 

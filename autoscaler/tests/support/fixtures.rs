@@ -154,26 +154,35 @@ impl Revision {
         replicas: u32,
         spec: Value,
     ) -> Self {
+        let revision = Self::without_deployment(client, name).await;
+        revision.create_deployment(replicas).await;
+        revision.create_pod_autoscaler(annotations, spec).await;
+        revision
+    }
+
+    /// Only the namespace that the objects are to be in.
+    pub(crate) async fn without_deployment(client: &Client, name: &'static str) -> Self {
         let namespace = format!("of-{name}");
         create_namespace(client, &namespace).await;
-        let revision = Self {
+        Self {
             client: client.clone(),
             namespace,
             name,
-        };
-        let labels = json!({"app": name});
+        }
+    }
+
+    pub(crate) async fn create_deployment(&self, replicas: u32) {
+        let labels = json!({"app": self.name});
         let container = json!({"name": "c", "image": "i"});
         let deployment = json!({
-            "metadata": {"name": revision.deployment_name()},
+            "metadata": {"name": self.deployment_name()},
             "spec": {
                 "replicas": replicas,
                 "selector": {"matchLabels": labels},
                 "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
             }
         });
-        create::<Deployment>(client, &revision.namespace, deployment).await;
-        revision.create_pod_autoscaler(annotations, spec).await;
-        revision
+        create::<Deployment>(&self.client, &self.namespace, deployment).await;
     }
 
     pub(crate) async fn create_pod_autoscaler(&self, annotations: Value, more: Value) {
