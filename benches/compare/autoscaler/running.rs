@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use benches::api_server::ApiServer;
 use benches::fleet::{Fleet, SYSTEM};
-use benches::pods::Pods;
+use benches::pods::{Idle, Pods};
 use benches::process::Process;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -34,10 +34,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts everything and waits until it has settled.
-    pub(crate) async fn start(bench: &Bench, fleet: Fleet) -> anyhow::Result<Self> {
+    pub(crate) async fn start(bench: &Bench, fleet: Fleet, idle: Idle) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let api_server = ApiServer::start(fleet.objects())?;
-        let pods = Pods::start(fleet.active)?;
+        let pods = Pods::start(fleet.active, idle)?;
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, api_server.kubeconfig())?;
         let mut command = Command::new(&bench.program);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use benches::awake::KeepAwake;
 use benches::fleet::{Fleet, name};
+use benches::pods::Idle;
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
 use bytes::Bytes;
@@ -70,7 +71,7 @@ pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()
             namespaces: revisions / 10,
             scraped: false,
         };
-        let running = Running::start(bench, fleet).await?;
+        let running = Running::start(bench, fleet, Idle::Sleep).await?;
         let frames = frames(&fleet);
         let mut socket = connect().await?;
         let mut costs = Vec::new();

@@ -7,6 +7,7 @@ use anyhow::bail;
 use benches::awake::KeepAwake;
 use benches::fleet::{Fleet, name};
 use benches::idle::IdleThread;
+use benches::pods::Idle;
 use benches::report::{Bar, Report, Row};
 use benches::sample::Spread;
 use futures_util::SinkExt as _;
@@ -108,7 +109,7 @@ impl Quantiles {
 }
 
 async fn measure(bench: &Bench, fleet: Fleet) -> anyhow::Result<Measured> {
-    let mut running = Running::start(bench, fleet).await?;
+    let mut running = Running::start(bench, fleet, Idle::Sleep).await?;
     let rss_mib = running.process.rss_mib()?;
     let idle = IdleThread::start()?;
     let wakes = wake(&mut running, &fleet, WAKES).await?;

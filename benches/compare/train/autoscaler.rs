@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use benches::fleet::Fleet;
+use benches::pods::Idle;
 use futures_util::SinkExt as _;
 
 use super::PATIENCE;
@@ -31,7 +32,7 @@ pub(super) async fn run(program: &Path) -> anyhow::Result<()> {
         namespaces: 100,
         scraped: true,
     };
-    let mut running = Running::start(&bench, fleet).await?;
+    let mut running = Running::start(&bench, fleet, Idle::Sleep).await?;
     tokio::time::sleep(STEADY).await;
     wake(&mut running, &fleet, WAKES).await?;
     let mut socket = connect().await?;
