@@ -6,6 +6,7 @@
 //! noticed at its next use. Timeouts are the caller's.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use http::StatusCode;
@@ -139,6 +140,7 @@ impl Connection {
     ) -> Result<Answer, ExchangeError> {
         self.stream.write_all(request).await?;
         let mut received = Vec::with_capacity(USUAL_BYTES);
+        self.fill(&mut received).await?;
         let head = loop {
             match parse_head(&received)? {
                 // An interim answer precedes the real one.
@@ -223,9 +225,13 @@ impl Connection {
 
 /// Reads a head; `None` while it is incomplete.
 fn parse_head(received: &[u8]) -> Result<Option<Head>, ExchangeError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let parsed = response.parse(received);
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        received,
+        &mut headers,
+    );
     let length = match parsed.map_err(|_| ExchangeError::Malformed)? {
         httparse::Status::Complete(length) => length,
         httparse::Status::Partial => return Ok(None),

@@ -184,7 +184,8 @@ impl Round {
             population: self.targets.len(),
             old_uptime: self.stable_window.as_secs_f64(),
         };
-        service::scrape(target).await
+        // On the heap: few rounds get here, and all would carry the room for it.
+        Box::pin(service::scrape(target)).await
     }
 }
 

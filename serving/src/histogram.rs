@@ -39,10 +39,9 @@ pub struct Histogram {
 struct Inner {
     /// Upper bounds, ascending.
     bounds: &'static [f64],
-    /// One per bound and one for everything above.
-    counts: Box<[AtomicU64]>,
-    /// The sum's bits.
-    sum: AtomicU64,
+    /// The sum's bits, then one count per bound and one for everything above: side by side, as an
+    /// observation changes both, and ten thousand histograms do not stay in a cache.
+    values: Box<[AtomicU64]>,
 }
 
 // === impl Histogram ===
@@ -54,8 +53,8 @@ impl Histogram {
         Self {
             inner: Arc::new(Inner {
                 bounds,
-                counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
-                sum: AtomicU64::new(0.0_f64.to_bits()),
+                // Zero bits are the sum 0.0, too.
+                values: (0..bounds.len() + 2).map(|_| AtomicU64::new(0)).collect(),
             }),
         }
     }
@@ -63,13 +62,14 @@ impl Histogram {
     /// Adds one value. A value equal to a bound belongs to that bound's bucket.
     pub fn observe(&self, value: f64) {
         let inner = &*self.inner;
+        let (sum, counts) = inner.parts();
         let bucket = inner.bounds.partition_point(|bound| *bound < value);
-        inner.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        counts[bucket].fetch_add(1, Ordering::Relaxed);
         // Contended only when several threads observe at once; a failed exchange tries again.
-        let mut current = inner.sum.load(Ordering::Relaxed);
+        let mut current = sum.load(Ordering::Relaxed);
         loop {
             let next = (f64::from_bits(current) + value).to_bits();
-            match inner.sum.compare_exchange_weak(
+            match sum.compare_exchange_weak(
                 current,
                 next,
                 Ordering::Relaxed,
@@ -83,22 +83,34 @@ impl Histogram {
 
     /// How many values were observed.
     pub fn count(&self) -> u64 {
-        let counts = &self.inner.counts;
+        let (_, counts) = self.inner.parts();
         counts.iter().map(|c| c.load(Ordering::Relaxed)).sum()
     }
 
     /// The sum of the values observed.
     pub fn sum(&self) -> f64 {
-        f64::from_bits(self.inner.sum.load(Ordering::Relaxed))
+        let (sum, _) = self.inner.parts();
+        f64::from_bits(sum.load(Ordering::Relaxed))
     }
 
     /// The non-cumulative count of each bucket with its upper bound; the last is without bound.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = self.inner.bounds.iter().copied();
+        let (_, counts) = self.inner.parts();
         bounds
             .chain(std::iter::once(f64::INFINITY))
-            .zip(self.inner.counts.iter().map(|c| c.load(Ordering::Relaxed)))
+            .zip(counts.iter().map(|c| c.load(Ordering::Relaxed)))
             .collect()
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// The sum's bits, and the counts.
+    fn parts(&self) -> (&AtomicU64, &[AtomicU64]) {
+        let (sum, counts) = self.values.split_first().expect("it is never empty");
+        (sum, counts)
     }
 }
 

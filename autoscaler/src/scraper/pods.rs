@@ -101,10 +101,20 @@ pub(super) async fn scrape(
     connections: &mut ConnectionPool,
     heading: &Heading,
 ) -> Result<Sample, ScrapeError> {
-    let population = targets.len();
-    if population == 1 {
+    if targets.len() == 1 {
         return scrape_only(targets, connections, heading).await;
     }
+    // On the heap, so that the rounds of ten thousand small revisions, each a task that is made and
+    // moved every second, are not as large as this one.
+    Box::pin(scrape_many(targets, connections, heading)).await
+}
+
+async fn scrape_many(
+    targets: &mut PodTargets,
+    connections: &mut ConnectionPool,
+    heading: &Heading,
+) -> Result<Sample, ScrapeError> {
+    let population = targets.len();
     let sample = sample_size(population);
     let order = targets.in_order(sample);
     let mut next = order.into_iter();
