@@ -301,10 +301,13 @@ impl<H: Handler> Server<H> {
         let refusal = vet::refusal(&request, self.options.max_headers).map(Box::new);
         connection.activity().edge().begin(&request);
         let busy = connection.begin();
+        // Boxed as well, and the box emptied by a call: a future keeps the room of what it was made
+        // with until its end, and there is one for every request that waits.
+        let request = Box::new(request);
         async move {
             let mut response = match refusal {
                 Some(refusal) => *refusal,
-                None => handler.handle(request, busy.connection()).await,
+                None => handler.handle(unbox(request), busy.connection()).await,
             };
             response.body_mut().keep_busy(busy);
             Ok(response)
@@ -318,6 +321,15 @@ impl<H> Drop for Open<H> {
         // Both the accept loops and the end of `serve` wait for this.
         self.0.ended.notify_waiters();
     }
+}
+
+/// Frees the box at once: in an async block it would stay until the block's end.
+#[expect(
+    clippy::boxed_local,
+    reason = "to take it out of the box is the purpose"
+)]
+fn unbox<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// Whether only the connection that was to be accepted is affected.
