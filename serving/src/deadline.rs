@@ -54,9 +54,8 @@ pub enum Expired {
 #[derive(Debug)]
 pub struct Deadline {
     watch: Rc<Watch>,
-    total: Instant,
     /// Of all that the watch has begun.
-    number: u64,
+    number: u32,
 }
 
 /// Future of [`Deadline::limit`]. Written by hand because an `async fn` would hold its work twice,
@@ -82,7 +81,7 @@ pub(crate) struct Watch {
     next: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
     /// The number of the request that the clocks belong to.
-    number: Cell<u64>,
+    number: Cell<u32>,
     /// Whether an outer future polls this watch; otherwise [`Deadline::limit`] does.
     supervised: bool,
 }
@@ -104,11 +103,8 @@ pub(crate) struct Timers {
     spare: RefCell<Vec<Timer>>,
 }
 
-#[derive(Debug)]
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
-}
+/// A sleep, armed for its deadline.
+type Timer = Pin<Box<Sleep>>;
 
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
@@ -229,7 +225,7 @@ impl Watch {
         let timer = self.timer.borrow();
         timer
             .as_ref()
-            .is_some_and(|timer| timer.armed <= next && !timer.sleep.is_elapsed())
+            .is_some_and(|timer| timer.deadline() <= next && !timer.is_elapsed())
     }
 
     fn arm(&self, next: Instant, cx: &mut Context<'_>) -> Option<Due> {
@@ -238,11 +234,10 @@ impl Watch {
         }
         let mut slot = self.timer.borrow_mut();
         let timer = slot.get_or_insert_with(|| self.timers.take(next));
-        if timer.armed > next || timer.sleep.is_elapsed() {
-            timer.sleep.as_mut().reset(next);
-            timer.armed = next;
+        if timer.deadline() > next || timer.is_elapsed() {
+            timer.as_mut().reset(next);
         }
-        match timer.sleep.as_mut().poll(cx) {
+        match timer.as_mut().poll(cx) {
             Poll::Pending => None,
             Poll::Ready(()) => {
                 drop(slot);
@@ -286,10 +281,7 @@ impl Drop for Watch {
 impl Timers {
     fn take(&self, at: Instant) -> Timer {
         let spare = self.spare.borrow_mut().pop();
-        spare.unwrap_or_else(|| Timer {
-            sleep: Box::pin(sleep_until(at)),
-            armed: at,
-        })
+        spare.unwrap_or_else(|| Box::pin(sleep_until(at)))
     }
 
     fn put(&self, timer: Timer) {
@@ -307,11 +299,10 @@ impl Deadline {
         let clocks = Clocks::start(timeouts, now);
         watch.clocks.set(Some(clocks));
         watch.expired.set(clocks.expired(now));
-        watch.number.set(watch.number.get() + 1);
+        watch.number.set(watch.number.get().wrapping_add(1));
         watch.schedule();
         Self {
             watch: Rc::clone(watch),
-            total: clocks.total,
             number: watch.number.get(),
         }
     }
@@ -335,17 +326,13 @@ impl Deadline {
         }
     }
 
-    /// When the total deadline fires.
-    pub fn total(&self) -> Instant {
-        self.total
-    }
-
     /// How long an upgraded connection may last that this request becomes: its 101 has met the
     /// response-start deadline.
     pub fn lifetime(&self) -> Lifetime {
+        // They are there while this is: no other request begins on a connection that is upgraded.
         let clocks = self.watch.clocks.get();
         Lifetime {
-            until: Some(self.total),
+            until: clocks.map(|clocks| clocks.total),
             idle: clocks
                 .and_then(|clocks| clocks.idle)
                 .map(|idle| idle.period),
