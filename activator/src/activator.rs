@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
 use crate::probe_handler;
-use crate::proxy::Proxied;
+use crate::proxy::{Proxied, SAID};
 use crate::queue_budget::QueueBudget;
 use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
@@ -49,7 +49,6 @@ use crate::upstreams::Upstreams;
 /// The body of every response of an activator.
 pub type ActivatorBody = Body<Option<Exchange>>;
 
-static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
 static HELD: HeaderName = HeaderName::from_static(names::HELD_HEADER);
 
 /// See the module. Clones share.
@@ -152,15 +151,16 @@ impl Activator {
         let mut prepared = Some(Box::new(shared.prepare(request, connection)));
         Either::Right(async move {
             let result = {
-                let entry = exchange.counted.entry();
+                let shared = exchange.counted.shared();
                 // Pinned here, or the deadline's future would hold it twice.
-                let work = pin!(shared.proxy(entry, &mut prepared, connection, facts, &mut spans));
+                let work = pin!(shared.proxy(&exchange, &mut prepared, connection, &mut spans));
                 match deadline.limit(work).await {
                     Ok(result) => result,
                     Err(expired) => Err(Failure::Expired(expired)),
                 }
             };
             exchange.spans = spans;
+            let shared = Rc::clone(exchange.counted.shared());
             match result {
                 Ok(proxied) => {
                     let Forwarded { response, upgrade } = shared.received(proxied, &mut exchange);
@@ -351,11 +351,9 @@ impl Shared {
         let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
         let headers = request.headers_mut();
         header::hide_host(headers, host);
-        headers.insert(
-            &header::PROXY,
-            HeaderValue::from_static(header::ACTIVATOR_NAME),
-        );
-        headers.insert(&CAPABILITY, HeaderValue::from_static("1"));
+        for (name, value) in SAID {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         headers.remove(&header::REVISION_NAME);
         headers.remove(&header::REVISION_NAMESPACE);
         forward::prepare_request(request, connection)

@@ -51,6 +51,10 @@ impl Counted {
         Self { shared, entry }
     }
 
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }

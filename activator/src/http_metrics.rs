@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -32,7 +32,7 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Kind {
     method: &'static str,
-    version: &'static str,
+    version: Version,
     tls: bool,
 }
 
@@ -142,7 +142,7 @@ impl Facts {
         Self {
             kind: Kind {
                 method: method_name(request.method()),
-                version: version_name(request.version()),
+                version: request.version(),
                 tls,
             },
             request_bytes: length
@@ -321,7 +321,7 @@ impl HttpMetrics {
             kn_revision_name: revision.id.name.clone(),
             kn_service_name: revision.service.clone(),
             network_protocol_name: "http",
-            network_protocol_version: kind.version,
+            network_protocol_version: version_name(kind.version),
             server_address: dest.map_or_else(|| OVERFLOW.to_owned(), |it| it.ip().to_string()),
             server_port: dest.map_or(0, |it| it.port()),
             url_scheme: "http",
@@ -343,7 +343,7 @@ impl HttpMetrics {
             kn_revision_name: revision.id.name.clone(),
             kn_service_name: revision.service.clone(),
             network_protocol_name: "http",
-            network_protocol_version: kind.version,
+            network_protocol_version: version_name(kind.version),
             url_scheme: if kind.tls { "https" } else { "http" },
         };
         Child {

@@ -5,11 +5,16 @@
 //! is complete. Every retry counts against the request's own limits, and those after a failure
 //! against the revision's budget besides.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version, header as http_header};
+use futures_util::FutureExt;
+use futures_util::future::Either;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header as http_header,
+};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use prometheus_client::metrics::gauge::Gauge;
@@ -24,8 +29,7 @@ use tokio::time::Instant;
 use crate::activator::{Notice, Shared};
 use crate::affinity::{Affinity, Session, Ticket, mcp_key};
 use crate::error::Failure;
-use crate::exchange::Slot;
-use crate::http_metrics::Facts;
+use crate::exchange::{Exchange, Slot};
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
 use crate::revision_throttler::{Acquire, Refused, RevisionThrottler};
@@ -33,6 +37,11 @@ use crate::spans::RequestSpans;
 use crate::table::Entry;
 
 static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
+/// What every request says to a queue-proxy.
+pub(crate) static SAID: [(&HeaderName, &str); 2] = [
+    (&header::PROXY, header::ACTIVATOR_NAME),
+    (&CAPABILITY, names::CAPABLE),
+];
 static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
 static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
 
@@ -40,6 +49,8 @@ static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
 const READ_AHEAD: u64 = 8 << 10;
 /// The same for a stream of HTTP/2: the connection's window is shared by its streams.
 const STREAM_READ_AHEAD: u64 = 64 << 10;
+/// Headers that a request gets when it has a destination, at most.
+const ADDED_HEADERS: usize = 4;
 /// What a header costs besides its text.
 const HEADER_OVERHEAD: usize = 64;
 
@@ -59,6 +70,26 @@ struct Attempts {
     retries: u32,
 }
 
+/// What is to be known of a wait at its end.
+struct Waiting {
+    start: Instant,
+    queued: Queued,
+}
+
+/// What ends a wait besides a slot.
+struct Watched<'a> {
+    connection: Option<&'a Connection>,
+    limit: Option<Duration>,
+}
+
+/// The headers of a request while it waits, in their order: a map has room for more of them than
+/// there are, and each takes half as much again in it. What we say to every queue-proxy is left out.
+struct Stowed {
+    headers: Box<[(Option<HeaderName>, HeaderValue)]>,
+    /// Which of [`SAID`] were there: a client may have called them hop-by-hop.
+    said: [bool; SAID.len()],
+}
+
 /// Counts a request as queued while it is.
 struct Queued(Gauge);
 
@@ -66,144 +97,182 @@ struct Queued(Gauge);
 
 impl Shared {
     /// See the module. Dropping the future gives back what the request holds.
-    pub(crate) async fn proxy(
+    // There is one for every request that is held, so it is not an async function, which would keep
+    // each argument twice; nor are the parts of it that wait.
+    pub(crate) fn proxy(
         &self,
-        entry: &Arc<Entry>,
+        exchange: &Exchange,
         request: &mut Option<Box<Request<Body>>>,
         connection: &Connection,
-        facts: Facts,
         spans: &mut Option<Box<RequestSpans>>,
-    ) -> Result<Proxied, Failure> {
-        let throttler = &entry.throttler;
-        let (session, cookie) = self.session(entry, request.as_deref());
-        let mut acquire = throttler.acquire_for(session, || held_bytes(request.as_deref()));
-        let mut attempts = Attempts {
-            redispatches: self.options.limits.max_redispatches,
-            retries: self.options.limits.max_connect_retries,
-        };
-        let mut held = None;
-        loop {
-            if let Some(spans) = spans {
-                spans.trying(Instant::now());
-            }
-            let unread = request.as_deref().is_some_and(is_unread);
-            let slot = if acquire.is_waiting() {
-                let watched = unread.then_some(connection);
-                let waiting = self.wait(entry, acquire, watched).await;
-                let (slot, waited) = waiting.inspect_err(|failure| refused(spans, failure))?;
-                held = Some(held.unwrap_or(Duration::ZERO) + waited);
-                slot
-            } else {
-                self.slot(entry, acquire.await)
-                    .inspect_err(|failure| refused(spans, failure))?
+    ) -> impl Future<Output = Result<Proxied, Failure>> {
+        let entry = exchange.counted.entry();
+        async move {
+            let (session, cookie) = self.session(entry, request.as_deref());
+            let mut acquire = entry
+                .throttler
+                .acquire_for(session, || held_bytes(request.as_deref()));
+            let mut attempts = Attempts {
+                redispatches: self.options.limits.max_redispatches,
+                retries: self.options.limits.max_connect_retries,
             };
-            if let Some(spans) = spans {
-                spans.obtained(Instant::now());
-            }
-            let tracker = slot.permit().tracker();
-            let upstream = self.upstreams.get(tracker, &entry.revision.id.namespace);
-            let mut sent = request.take().expect("kept, or the loop has ended");
-            self.address(entry, &mut sent, &upstream);
-            let spare = match entry.revision.container_concurrency {
-                // Without a limit a queue-proxy is never full.
-                0 => None,
-                _ if http_body::Body::is_end_stream(sent.body()) => {
-                    Some(Box::new(copy(&sent, Bytes::new())))
+            let mut held = None;
+            loop {
+                if let Some(spans) = spans {
+                    spans.trying(Instant::now());
                 }
-                _ if self.is_replayed(entry, &sent) => Some(Box::pin(keep_body(&mut sent)).await?),
-                _ => None,
-            };
-            if spare.is_some() {
-                // The last attempt may wait at the pod: other activators may be quicker for ever.
-                let waits = attempts.redispatches == 0 || !throttler.is_sharing();
-                say_capability(&mut sent, waits);
-            }
-            if let Some(spans) = spans {
-                spans.asking(&mut sent, upstream.address(), Instant::now());
-            }
-            // Boxed: its size would be that of every request that waits, and of every connection
-            // that idles.
-            let start = Instant::now();
-            let exchanged = Box::pin(forward::exchange_boxed(&upstream, sent)).await;
-            let status = exchanged.as_ref().map(|it| it.response.status());
-            if let Some(spans) = spans {
-                spans.answered(status);
-            }
-            self.metrics.http.exchanged(
-                &entry.http,
-                &entry.revision,
-                facts,
-                upstream.address(),
-                status.map_err(error_type),
-                Instant::now().duration_since(start),
-            );
-            match exchanged {
-                Ok(mut forwarded) => {
-                    if let Some(sessions) = &entry.sessions
-                        && let Some(key) = mcp_key(forwarded.response.headers())
-                    {
-                        sessions.lock().learn(key, tracker.dest());
+                let unread = request.as_deref().is_some_and(is_unread);
+                let slot = if acquire.is_waiting() {
+                    let headers = request.as_deref_mut().map(Stowed::take);
+                    let waiting = self.begin_wait(entry, &acquire);
+                    // One await for both: what lives across two has its room in every other as well.
+                    let permit = match self.watched(entry, unread.then_some(connection)) {
+                        None => Either::Left((&mut acquire).map(Ok)),
+                        // Boxed: most requests have no use for it.
+                        Some(watched) => Either::Right(Box::pin(watched.wait(&mut acquire))),
+                    };
+                    let waited = permit
+                        .await
+                        .and_then(|permit| self.end_wait(entry, waiting, permit));
+                    let (slot, waited) = waited.inspect_err(|failure| refused(spans, failure))?;
+                    held = Some(held.unwrap_or(Duration::ZERO) + waited);
+                    if let (Some(request), Some(headers)) = (request.as_deref_mut(), headers) {
+                        headers.put_back(request);
                     }
-                    if !self.is_not_started(entry, tracker, &mut forwarded) {
-                        return Ok(Proxied {
-                            forwarded,
-                            slot,
-                            held,
-                            cookie,
-                        });
-                    }
-                    if spare.is_none() || attempts.redispatches == 0 {
-                        return Ok(Proxied {
-                            forwarded,
-                            slot,
-                            held,
-                            cookie,
-                        });
-                    }
-                    attempts.redispatches -= 1;
-                    *request = spare;
+                    slot
+                } else {
+                    self.slot(entry, (&mut acquire).await)
+                        .inspect_err(|failure| refused(spans, failure))?
+                };
+                if let Some(spans) = spans {
+                    spans.obtained(Instant::now());
                 }
-                Err(failed) => {
-                    let unsent = failed.nothing_written();
-                    if unsent {
-                        self.note_refused(entry, tracker);
+                let spare = match (entry.revision.container_concurrency, &mut *request) {
+                    // Without a limit a queue-proxy is never full.
+                    (0, _) => None,
+                    (_, Some(sent)) if http_body::Body::is_end_stream(sent.body()) => {
+                        Some(Box::new(copy(sent, Bytes::new())))
                     }
-                    if !self.may_go_on(throttler, tracker, &failed, spare.as_deref(), &mut attempts)
-                    {
-                        return Err(Failure::Forward(failed));
+                    (_, Some(sent)) if self.is_replayed(entry, sent) => {
+                        Some(Box::pin(keep_body(sent)).await?)
                     }
-                    *request = if unsent { failed.into_boxed() } else { spare };
+                    _ => None,
+                };
+                let mut sent = request.take().expect("kept, or the loop has ended");
+                let tracker = slot.permit().tracker();
+                let upstream = self.upstreams.get(tracker, &entry.revision.id.namespace);
+                self.address(entry, &mut sent, &upstream);
+                if spare.is_some() {
+                    // The last attempt may wait at the pod: other activators may be quicker for ever.
+                    let waits = attempts.redispatches == 0 || !entry.throttler.is_sharing();
+                    say_capability(&mut sent, waits);
                 }
+                if let Some(spans) = spans {
+                    spans.asking(&mut sent, upstream.address(), Instant::now());
+                }
+                // Boxed: its size would be that of every request that waits, and of every connection
+                // that idles.
+                let start = Instant::now();
+                let exchanged = Box::pin(forward::exchange_boxed(&upstream, sent)).await;
+                let status = exchanged.as_ref().map(|it| it.response.status());
+                if let Some(spans) = spans {
+                    spans.answered(status);
+                }
+                self.metrics.http.exchanged(
+                    &entry.http,
+                    &entry.revision,
+                    exchange.facts,
+                    upstream.address(),
+                    status.map_err(error_type),
+                    Instant::now().duration_since(start),
+                );
+                let tracker = slot.permit().tracker();
+                match exchanged {
+                    Ok(mut forwarded) => {
+                        if let Some(sessions) = &entry.sessions
+                            && let Some(key) = mcp_key(forwarded.response.headers())
+                        {
+                            sessions.lock().learn(key, tracker.dest());
+                        }
+                        if !self.is_not_started(entry, tracker, &mut forwarded) {
+                            return Ok(Proxied {
+                                forwarded,
+                                slot,
+                                held,
+                                cookie,
+                            });
+                        }
+                        if spare.is_none() || attempts.redispatches == 0 {
+                            return Ok(Proxied {
+                                forwarded,
+                                slot,
+                                held,
+                                cookie,
+                            });
+                        }
+                        attempts.redispatches -= 1;
+                        *request = spare;
+                    }
+                    Err(failed) => {
+                        let unsent = failed.nothing_written();
+                        if unsent {
+                            self.note_refused(entry, tracker);
+                        }
+                        if !self.may_go_on(
+                            &entry.throttler,
+                            tracker,
+                            &failed,
+                            spare.as_deref(),
+                            &mut attempts,
+                        ) {
+                            return Err(Failure::Forward(failed));
+                        }
+                        *request = if unsent { failed.into_boxed() } else { spare };
+                    }
+                }
+                // In line before the slot is free, so that it keeps its turn.
+                acquire = entry
+                    .throttler
+                    .acquire_again(|| held_bytes(request.as_deref()));
+                drop(slot);
             }
-            // In line before the slot is free, so that it keeps its turn.
-            acquire = throttler.acquire_again(|| held_bytes(request.as_deref()));
-            drop(slot);
         }
     }
 
-    /// Waits for a slot, counted as queued meanwhile, and says how long that took. `watched` is the
-    /// connection of a client whose leaving nobody else would notice.
-    async fn wait(
-        &self,
-        entry: &Arc<Entry>,
-        acquire: Acquire,
-        watched: Option<&Connection>,
-    ) -> Result<(Slot, Duration), Failure> {
+    /// A request is about to wait for a slot.
+    fn begin_wait(&self, entry: &Entry, acquire: &Acquire) -> Waiting {
         let start = Instant::now();
         if acquire.is_cold() {
             entry.cold_start.begun(start);
         }
-        let queued = Queued::new(&self.metrics.gauges(entry).queued);
+        Waiting {
+            start,
+            queued: Queued::new(&self.metrics.gauges(entry).queued),
+        }
+    }
+
+    /// What ends a wait besides a slot. `connection` is that of a client whose leaving nobody else
+    /// would notice.
+    fn watched<'a>(
+        &self,
+        entry: &Entry,
+        connection: Option<&'a Connection>,
+    ) -> Option<Watched<'a>> {
         let limits = [self.options.limits.max_wait, entry.revision.max_wait];
         let limit = limits.into_iter().flatten().min();
-        let permit = if watched.is_none() && limit.is_none() {
-            acquire.await
-        } else {
-            // Boxed: most requests have no use for it.
-            Box::pin(watch(acquire, watched, limit)).await?
-        };
-        drop(queued);
-        let waited = Instant::now().duration_since(start);
+        let is_any = connection.is_some() || limit.is_some();
+        is_any.then_some(Watched { connection, limit })
+    }
+
+    /// The wait is over; says how long it was.
+    fn end_wait(
+        &self,
+        entry: &Arc<Entry>,
+        waiting: Waiting,
+        permit: Granted,
+    ) -> Result<(Slot, Duration), Failure> {
+        drop(waiting.queued);
+        let waited = Instant::now().duration_since(waiting.start);
         let metrics = &self.metrics.cold_start;
         metrics.held(&entry.cold_start, &entry.revision, waited);
         Ok((self.slot(entry, permit)?, waited))
@@ -339,31 +408,6 @@ fn refused(spans: &mut Option<Box<RequestSpans>>, failure: &Failure) {
 
 type Granted = Result<crate::revision_throttler::Permit, Refused>;
 
-/// Waits for no longer than `limit`, and while the client is there.
-async fn watch(
-    acquire: Acquire,
-    watched: Option<&Connection>,
-    limit: Option<Duration>,
-) -> Result<Granted, Failure> {
-    let hung_up = async {
-        match watched {
-            Some(connection) => connection.hung_up().await,
-            None => std::future::pending().await,
-        }
-    };
-    let too_long = async {
-        match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        permit = acquire => Ok(permit),
-        () = hung_up => Err(Failure::ClientLeft),
-        () = too_long => Err(Failure::Refused(Refused::WaitedTooLong)),
-    }
-}
-
 /// Tells a queue-proxy of ours that we understand it, and whether the request may wait there.
 fn say_capability(request: &mut Request<Body>, waits: bool) {
     let value = if waits {
@@ -443,6 +487,64 @@ fn copy(request: &Request<Body>, body: Bytes) -> Request<Body> {
     copy
 }
 
+// === impl Watched ===
+
+impl Watched<'_> {
+    /// Waits for no longer than the limit, and while the client is there.
+    async fn wait(self, acquire: &mut Acquire) -> Result<Granted, Failure> {
+        let hung_up = async {
+            match self.connection {
+                Some(connection) => connection.hung_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        let too_long = async {
+            match self.limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            permit = acquire => Ok(permit),
+            () = hung_up => Err(Failure::ClientLeft),
+            () = too_long => Err(Failure::Refused(Refused::WaitedTooLong)),
+        }
+    }
+}
+
+// === impl Stowed ===
+
+impl Stowed {
+    fn take(request: &mut Request<Body>) -> Self {
+        let headers = std::mem::take(request.headers_mut());
+        let said = SAID.map(|(name, value)| headers.get(name).is_some_and(|it| it == value));
+        // Each was inserted, so no second value follows it.
+        let is_left_out = |name: &HeaderName| {
+            let mut all = SAID.iter().zip(said);
+            all.any(|((ours, _), said)| said && *ours == name)
+        };
+        let left_out = said.into_iter().filter(|said| *said).count();
+        let mut kept = Vec::with_capacity(headers.len() - left_out);
+        let all = headers.into_iter();
+        kept.extend(all.filter(|(name, _)| !name.as_ref().is_some_and(is_left_out)));
+        Self {
+            headers: kept.into_boxed_slice(),
+            said,
+        }
+    }
+
+    fn put_back(self, request: &mut Request<Body>) {
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + ADDED_HEADERS);
+        headers.extend(self.headers);
+        for ((name, value), said) in SAID.iter().zip(self.said) {
+            if said {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+        }
+        *request.headers_mut() = headers;
+    }
+}
+
 // === impl Queued ===
 
 impl Queued {
@@ -455,5 +557,63 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(headers: &[(&str, &'static str)]) -> Request<Body> {
+        let mut request = Request::new(Body::empty(()));
+        for (name, value) in headers {
+            let name = HeaderName::try_from(*name).unwrap();
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().append(name, value);
+        }
+        let stowed = Stowed::take(&mut request);
+        assert!(request.headers().is_empty());
+        stowed.put_back(&mut request);
+        request
+    }
+
+    fn pairs(request: &Request<Body>) -> Vec<(&str, &str)> {
+        let headers = request.headers().iter();
+        headers
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn stowed_headers_come_back_in_their_order() {
+        let headers = [
+            ("user-agent", "bench"),
+            ("cookie", "a=1"),
+            ("x-own", "first"),
+            ("cookie", "b=2"),
+            ("accept", "*/*"),
+        ];
+        let request = round_trip(&headers);
+        let expected = [
+            ("user-agent", "bench"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("x-own", "first"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(pairs(&request), expected);
+    }
+
+    /// Neither invented, if it was not there, nor taken for the usual, if it said something else.
+    #[test]
+    fn what_was_said_is_said_again() {
+        assert_eq!(
+            pairs(&round_trip(&[("accept", "*/*")])),
+            [("accept", "*/*")]
+        );
+        let other = [("accept", "*/*"), (names::CAPABILITY_HEADER, "no-wait")];
+        assert_eq!(pairs(&round_trip(&other)), other);
+        let said = SAID.map(|(name, value)| (name.as_str(), value));
+        assert_eq!(pairs(&round_trip(&said)), said);
     }
 }

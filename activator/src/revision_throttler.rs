@@ -72,14 +72,17 @@ pub struct Permit {
 pub struct Acquire {
     throttler: Arc<RevisionThrottler>,
     place: Place,
-    is_cold: bool,
 }
 
 #[derive(Debug)]
 enum Place {
     Ready(Arc<PodTracker>),
     Refused(Refused),
-    Waiting(usize),
+    Waiting {
+        key: usize,
+        /// There was no destination at all.
+        is_cold: bool,
+    },
     Done,
 }
 
@@ -174,7 +177,6 @@ impl RevisionThrottler {
         bytes: impl FnOnce() -> usize,
         again: bool,
     ) -> Acquire {
-        let mut is_cold = false;
         let place = {
             let mut state = self.state.lock();
             if !again {
@@ -185,14 +187,12 @@ impl RevisionThrottler {
             } else if let Some(tracker) = state.bind_newcomer(session, again) {
                 Place::Ready(tracker)
             } else {
-                is_cold = state.trackers.capacity() == 0;
                 self.queue(&mut state, session, bytes(), again)
             }
         };
         Acquire {
             throttler: Arc::clone(self),
             place,
-            is_cold,
         }
     }
 
@@ -209,7 +209,10 @@ impl RevisionThrottler {
         } else if let Err(refused) = self.budget.take(state.queued, bytes) {
             return Place::Refused(refused);
         }
-        Place::Waiting(state.push(session, bytes, again))
+        Place::Waiting {
+            is_cold: state.trackers.capacity() == 0,
+            key: state.push(session, bytes, again),
+        }
     }
 
     /// Whether a request may be sent once more, which then counts.
@@ -457,12 +460,12 @@ const MAX_HANDED: usize = 64;
 impl Acquire {
     /// Whether the request has to wait (it has neither been bound nor refused at once).
     pub fn is_waiting(&self) -> bool {
-        matches!(self.place, Place::Waiting(_))
+        matches!(self.place, Place::Waiting { .. })
     }
 
-    /// Whether there was no destination at all when the request came.
+    /// Whether it waits, and there was no destination at all when the request came.
     pub fn is_cold(&self) -> bool {
-        self.is_cold
+        matches!(self.place, Place::Waiting { is_cold: true, .. })
     }
 
     fn permit(&self, tracker: Arc<PodTracker>) -> Permit {
@@ -506,8 +509,8 @@ impl Future for Acquire {
         match std::mem::replace(&mut this.place, Place::Done) {
             Place::Ready(tracker) => Poll::Ready(Ok(this.permit(tracker))),
             Place::Refused(refused) => Poll::Ready(Err(refused)),
-            Place::Waiting(key) => {
-                this.place = Place::Waiting(key);
+            Place::Waiting { key, is_cold } => {
+                this.place = Place::Waiting { key, is_cold };
                 this.poll_waiting(key, cx)
             }
             Place::Done => panic!("polled after completion"),
@@ -519,7 +522,7 @@ impl Drop for Acquire {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.place, Place::Done) {
             Place::Ready(tracker) => self.throttler.give_back(&tracker),
-            Place::Waiting(key) => {
+            Place::Waiting { key, .. } => {
                 let waiter = self.throttler.state.lock().leave(key);
                 match waiter.bound {
                     Some(tracker) => self.throttler.give_back(&tracker),

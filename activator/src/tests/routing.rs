@@ -342,5 +342,5 @@ fn a_waiting_request_is_small() {
         size_of::<F>()
     }
     let size = size(|activator, request, connection| activator.handle(request, connection));
-    assert!(size <= 2112, "{size}");
+    assert!(size <= 408, "{size}");
 }
