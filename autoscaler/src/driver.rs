@@ -275,8 +275,7 @@ impl Autoscaler {
         while self.rounds.len() < self.max_rounds
             && let Some((key, round)) = self.waiting.pop_front()
         {
-            self.rounds
-                .spawn(async move { (key, (*round).run().await) });
+            self.rounds.spawn(async move { (key, round.run().await) });
         }
     }
 

@@ -119,7 +119,8 @@ impl Default for Options {
 
 impl Round {
     /// Runs the round. Dropping the future closes the connections it uses.
-    pub async fn run(mut self) -> Report {
+    // Boxed, as a future has the room of its arguments twice, and this one is moved into a task.
+    pub async fn run(mut self: Box<Self>) -> Report {
         let started = Instant::now();
         let result = if self.targets.is_empty() {
             Ok(None)

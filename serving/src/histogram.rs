@@ -32,16 +32,11 @@ pub const LEGACY_MILLISECONDS: &[f64] = &[
 /// A distribution over fixed buckets.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
     /// Upper bounds, ascending.
     bounds: &'static [f64],
     /// The sum's bits, then one count per bound and one for everything above: side by side, as an
     /// observation changes both, and ten thousand histograms do not stay in a cache.
-    values: Box<[AtomicU64]>,
+    values: Arc<[AtomicU64]>,
 }
 
 // === impl Histogram ===
@@ -51,30 +46,22 @@ impl Histogram {
     pub fn new(bounds: &'static [f64]) -> Self {
         debug_assert!(bounds.is_sorted(), "bounds must ascend");
         Self {
-            inner: Arc::new(Inner {
-                bounds,
-                // Zero bits are the sum 0.0, too.
-                values: (0..bounds.len() + 2).map(|_| AtomicU64::new(0)).collect(),
-            }),
+            bounds,
+            // Zero bits are the sum 0.0, too.
+            values: (0..bounds.len() + 2).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// Adds one value. A value equal to a bound belongs to that bound's bucket.
     pub fn observe(&self, value: f64) {
-        let inner = &*self.inner;
-        let (sum, counts) = inner.parts();
-        let bucket = inner.bounds.partition_point(|bound| *bound < value);
+        let (sum, counts) = self.parts();
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
         counts[bucket].fetch_add(1, Ordering::Relaxed);
         // Contended only when several threads observe at once; a failed exchange tries again.
         let mut current = sum.load(Ordering::Relaxed);
         loop {
             let next = (f64::from_bits(current) + value).to_bits();
-            match sum.compare_exchange_weak(
-                current,
-                next,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
+            match sum.compare_exchange_weak(current, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(changed) => current = changed,
             }
@@ -83,30 +70,26 @@ impl Histogram {
 
     /// How many values were observed.
     pub fn count(&self) -> u64 {
-        let (_, counts) = self.inner.parts();
+        let (_, counts) = self.parts();
         counts.iter().map(|c| c.load(Ordering::Relaxed)).sum()
     }
 
     /// The sum of the values observed.
     pub fn sum(&self) -> f64 {
-        let (sum, _) = self.inner.parts();
+        let (sum, _) = self.parts();
         f64::from_bits(sum.load(Ordering::Relaxed))
     }
 
     /// The non-cumulative count of each bucket with its upper bound; the last is without bound.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = self.inner.bounds.iter().copied();
-        let (_, counts) = self.inner.parts();
+        let bounds = self.bounds.iter().copied();
+        let (_, counts) = self.parts();
         bounds
             .chain(std::iter::once(f64::INFINITY))
             .zip(counts.iter().map(|c| c.load(Ordering::Relaxed)))
             .collect()
     }
-}
 
-// === impl Inner ===
-
-impl Inner {
     /// The sum's bits, and the counts.
     fn parts(&self) -> (&AtomicU64, &[AtomicU64]) {
         let (sum, counts) = self.values.split_first().expect("it is never empty");

@@ -94,8 +94,8 @@ fn stat(name: &str, concurrency: f64) -> Stat {
     }
 }
 
-fn round(addresses: &[SocketAddr]) -> Round {
-    Round {
+fn round(addresses: &[SocketAddr]) -> Box<Round> {
+    Box::new(Round {
         options: Options::default(),
         host: "127.0.0.1".into(),
         targets: PodTargets {
@@ -105,7 +105,7 @@ fn round(addresses: &[SocketAddr]) -> Round {
         connections: ConnectionPool::default(),
         pods_addressable: true,
         stable_window: Duration::from_secs(60),
-    }
+    })
 }
 
 /// An address where nobody listens.
