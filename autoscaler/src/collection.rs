@@ -95,7 +95,8 @@ impl Collection {
             .stable
             .written()
             .map_or(now.seconds(), |(first, _)| first);
-        self.only_handed_over = self.stable.written().is_none();
+        // What is there may have been handed over too: that remains no data of its own.
+        self.only_handed_over |= self.stable.written().is_none();
         for (second, concurrency, requests) in windows.seconds() {
             let sound = |value: f64| (0.0..MOST_REQUESTS).contains(&value);
             if second < began && sound(concurrency) && sound(requests) {
@@ -284,6 +285,12 @@ mod tests {
             None,
             "no data of its own"
         );
+        new.take_over(&windows, at(95));
+        assert_eq!(
+            new.observe(ScalingMetric::Concurrency, at(95)),
+            None,
+            "nor after it was handed over again"
+        );
         new.record(at(95), 98.0, 5.0);
         for second in 89..95 {
             old.record(at(second), if second == 89 { -92.0 } else { 0.0 }, 0.0);
@@ -291,6 +298,12 @@ mod tests {
         old.record(at(95), 98.0, 5.0);
         let seen = |it: &Collection| it.observe(ScalingMetric::Concurrency, at(95)).unwrap();
         assert_eq!(seen(&new).stable, seen(&old).stable);
+        new.take_over(&windows, at(95));
+        assert_eq!(
+            seen(&new).stable,
+            seen(&old).stable,
+            "data of its own stays data"
+        );
     }
 
     #[test]
