@@ -114,6 +114,13 @@ impl Collection {
         Some(self.averages(metric, now))
     }
 
+    /// Whether averages are lower already because the second that is over is missing. Linear ones
+    /// leave such seconds out.
+    pub fn falls_in_silence(&self, now: UnixTime) -> bool {
+        let written = self.stable.written();
+        self.stable.is_weighted() && written.is_some_and(|(_, last)| last < now.seconds() - 1)
+    }
+
     /// What a decider with this spec is to see: [`Collection::observe`] of its metric, or, where
     /// it has a target for the other metric too, the one that needs more pods, in units of its
     /// own metric.

@@ -312,6 +312,23 @@ impl DeciderStatus {
         notable
     }
 
+    /// What is left of a decision that was made while the pods do not answer: it may raise the
+    /// scale, as activators report too, but what has fallen may only have fallen for want of data.
+    /// Where nothing was decided before, the pods that are ready stay, as after a restart.
+    ///
+    /// Upstream lowers the scale all the same: a window of silence ends in one second of zero, and a
+    /// weighted average falls throughout (`pkg/autoscaler/aggregation/bucketing.go`).
+    pub fn without_lowering(&self, decision: Decision, ready_pods: u32) -> Decision {
+        let least = match self.desired_scale {
+            UNKNOWN_SCALE => i32::try_from(ready_pods).unwrap_or(i32::MAX),
+            known => known,
+        };
+        Decision {
+            desired_scale: decision.desired_scale.max(least),
+            ..decision
+        }
+    }
+
     /// Whether a stat that reports this concurrency calls for a decision at once instead of at
     /// the next tick: the revision was decided to have no pods. Not while nothing is decided.
     pub fn is_poked_by(&self, average_concurrent_requests: f64) -> bool {

@@ -122,6 +122,11 @@ impl<const N: usize> Buckets<N> {
         }
     }
 
+    /// Whether recent buckets count more.
+    pub fn is_weighted(&self) -> bool {
+        self.smoothing.is_some()
+    }
+
     /// The index of the oldest and of the newest bucket that something was written to.
     pub fn written(&self) -> Option<(i64, i64)> {
         Some((self.first?, self.last?))

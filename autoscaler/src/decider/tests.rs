@@ -72,6 +72,27 @@ fn only_a_new_scale_or_a_new_sign_is_notable() {
 }
 
 #[test]
+fn a_decision_without_data_may_only_raise_the_scale() {
+    let mut status = DeciderStatus::initial(&spec());
+    let decided = |status: &DeciderStatus, desired_scale, ready_pods| {
+        let decision = Decision {
+            desired_scale,
+            excess_burst_capacity: 7,
+        };
+        let kept = status.without_lowering(decision, ready_pods);
+        assert_eq!(kept.excess_burst_capacity, 7);
+        kept.desired_scale
+    };
+    assert_eq!(decided(&status, 0, 1), 1, "nothing decided: what is ready");
+    assert_eq!(decided(&status, 0, 0), 0);
+    assert_eq!(decided(&status, 3, 1), 3);
+    status.desired_scale = 2;
+    assert_eq!(decided(&status, 0, 1), 2);
+    assert_eq!(decided(&status, 0, 5), 2, "what was decided counts");
+    assert_eq!(decided(&status, 3, 5), 3);
+}
+
+#[test]
 fn only_a_decided_zero_is_poked() {
     let mut status = DeciderStatus::initial(&spec());
     assert!(!status.is_poked_by(1.0), "unknown is not zero");

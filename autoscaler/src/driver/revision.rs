@@ -302,6 +302,16 @@ impl Revision {
     }
 }
 
+// === impl Collecting ===
+
+impl Collecting {
+    /// Whether nothing is heard of the pods at present, so that averages may fall for want of data:
+    /// the last round failed, or the one that is running takes so long that its second is missing.
+    pub(super) fn is_blind(&self, now: UnixTime) -> bool {
+        self.error.is_some() || self.scraping && self.collection.falls_in_silence(now)
+    }
+}
+
 // === impl Belief ===
 
 impl<T> Belief<T> {

@@ -38,6 +38,8 @@ struct Platform {
     replicas: i32,
     /// Concurrency that each scrape reports; `None`: the pods do not answer.
     load: Option<f64>,
+    /// Whether scrapes are never answered at all.
+    hangs: bool,
     /// Whether an activator answers probes.
     activator: bool,
     /// Whether actions are carried out and echoed.
@@ -136,6 +138,7 @@ impl Platform {
             sks: None,
             replicas,
             load: Some(0.0),
+            hangs: false,
             activator: true,
             obedient: true,
             log: Vec::new(),
@@ -198,6 +201,7 @@ impl Platform {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
+            Effect::Scrape(..) if self.hangs => {}
             Effect::Scrape(key, round) => {
                 let result = match self.load {
                     Some(load) => Ok(Some(Sample {
@@ -372,26 +376,79 @@ fn load_makes_it_grow_and_silence_shrink_in_halves() {
     );
 }
 
-/// Missing data never becomes a decision.
+/// Missing data never becomes a decision to scale down, in either phase of the tick: the average
+/// holds for a window, where it is linear, is zero for one second, and then there is no data.
 #[test]
-fn nothing_is_scaled_while_pods_do_not_answer() {
-    let mut platform = Platform::new(&[("autoscaling.knative.dev/target", "10")], 4);
-    platform.load = Some(40.0 * 0.7);
-    platform.run_seconds(70);
-    assert_eq!(platform.replicas, 4);
-    platform.load = None;
-    // The average holds for a window, is zero once, and then there is no data.
-    platform.run_seconds(59);
-    assert_eq!(platform.replicas, 4);
-    assert_eq!(
-        platform.snapshot().scrape_error.as_deref(),
-        Some("pods exhausted")
-    );
+fn nothing_is_scaled_down_while_pods_do_not_answer() {
+    let mut zero_was_seen = false;
+    for (aggregation, loaded_for) in [
+        ("linear", 70),
+        ("linear", 71),
+        (WEIGHTED, 70),
+        (WEIGHTED, 71),
+    ] {
+        let case = format!("{aggregation} after {loaded_for} s");
+        let mut platform = loaded(aggregation, loaded_for);
+        platform.load = None;
+        let mut stable = platform.snapshot().stable;
+        for _ in 0..130 {
+            platform.run_seconds(1);
+            let snapshot = platform.snapshot();
+            assert_eq!((platform.replicas, snapshot.desired), (4, 4), "{case}");
+            let error = snapshot.scrape_error.as_deref();
+            assert_eq!(error, Some("pods exhausted"), "{case}");
+            stable = stable.min(snapshot.stable);
+        }
+        zero_was_seen |= aggregation != WEIGHTED && stable == 0.0;
+        assert!(aggregation != WEIGHTED || stable < 14.0, "{case}: {stable}");
+
+        // What activators report may still raise it.
+        platform.stat(500.0);
+        platform.run_seconds(2);
+        let raised = platform.replicas;
+        assert!(raised > 4, "{case}");
+        platform.run_seconds(130);
+        assert_eq!(platform.replicas, raised, "{case}");
+
+        // Pods that answer again are believed.
+        platform.load = Some(0.0);
+        platform.run_until(300, |it| it.replicas == 0);
+    }
+    assert!(zero_was_seen, "no tick fell into the second of zero");
+
     let mut blind = Platform::new(&[], 4);
     blind.load = None;
     blind.run_seconds(600);
     assert_eq!(blind.scales(), [] as [i32; 0]);
     assert_eq!(blind.snapshot().desired, -1);
+}
+
+/// A round may take three seconds to fail, and a weighted average has fallen by half until then.
+#[test]
+fn nothing_is_scaled_down_while_a_round_is_overdue() {
+    let mut platform = loaded(WEIGHTED, 70);
+    platform.hangs = true;
+    platform.run_seconds(130);
+    assert_eq!((platform.replicas, platform.snapshot().desired), (4, 4));
+    assert!(platform.snapshot().stable < 14.0);
+}
+
+const WEIGHTED: &str = "weighted-exponential";
+
+/// Four pods with what they can serve, for some seconds.
+fn loaded(aggregation: &str, seconds: u64) -> Platform {
+    let annotations = [
+        ("autoscaling.knative.dev/target", "10"),
+        (
+            "autoscaling.knative.dev/metric-aggregation-algorithm",
+            aggregation,
+        ),
+    ];
+    let mut platform = Platform::new(&annotations, 4);
+    platform.load = Some(40.0 * 0.7);
+    platform.run_seconds(seconds);
+    assert_eq!((platform.replicas, platform.snapshot().desired), (4, 4));
+    platform
 }
 
 /// Upstream's `TestReconcileAndScaleToZero`: without an activator in the path the last pod stays.

@@ -107,9 +107,13 @@ impl Core {
             running
                 .decider
                 .decide(&running.spec, observed, Supply::of(&revision.counts), now);
-        let (Some(observed), Some(decision)) = (observed, decision) else {
+        let (Some(observed), Some(mut decision)) = (observed, decision) else {
             return;
         };
+        if collecting.is_blind(now) {
+            let ready = revision.counts.ready;
+            decision = running.status.without_lowering(decision, ready);
+        }
         let notable = running.status.store(decision);
         running.last = Some((observed, now));
         if let Some(gauges) = &revision.gauges {
