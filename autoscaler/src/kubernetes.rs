@@ -59,6 +59,7 @@ use self::watches::Watches;
 use crate::driver::{Autoscaler, Options, World};
 use crate::metrics::requests::ApiRequests;
 use crate::pod_autoscaler::PodAutoscaler;
+use crate::scale;
 use crate::scraper;
 use crate::stat_forwarder::{Addressing, Assignment, Assignments, StatForwarder};
 use crate::stat_server;
@@ -471,14 +472,7 @@ fn bucket_set(config: &Config, buckets: u32) -> Result<BucketSet, StartError> {
 /// The public service of a revision, on the port of its protocol.
 fn probe_targets(cluster_domain: String) -> ProbeTargets {
     Arc::new(move |object: &PodAutoscaler| {
-        let service = &object.status.service_name;
-        let host = format!("{service}.{}.svc.{cluster_domain}", object.id.namespace);
-        let port = if object.spec.protocol_type == "h2c" {
-            81
-        } else {
-            80
-        };
-        let address = format!("{host}:{port}");
+        let address = scale::probe_address(object, &cluster_domain)?;
         Some(ProbeTarget {
             host: address.clone(),
             address,

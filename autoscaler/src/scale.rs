@@ -185,10 +185,9 @@ fn leave_last_pod(input: &ScaleInput<'_>) -> ScaleOutcome {
     }
 }
 
-/// The URL that tells whether activators answer for the revision, which they do with status 200
-/// and the body `activator`; `None` without a public service, which counts as a failed probe.
-/// The doubled slash is how the reference asks.
-pub fn probe_url(pod_autoscaler: &PodAutoscaler, cluster_domain: &str) -> Option<String> {
+/// Host and port of the revision's public service, where activators answer probes; `None` without
+/// one, which counts as a failed probe (`paToProbeTarget`).
+pub fn probe_address(pod_autoscaler: &PodAutoscaler, cluster_domain: &str) -> Option<String> {
     let service = &pod_autoscaler.status.service_name;
     if service.is_empty() {
         return None;
@@ -199,9 +198,7 @@ pub fn probe_url(pod_autoscaler: &PodAutoscaler, cluster_domain: &str) -> Option
     } else {
         SERVICE_PORT_HTTP1
     };
-    Some(format!(
-        "http://{service}.{namespace}.svc.{cluster_domain}:{port}//healthz"
-    ))
+    Some(format!("{service}.{namespace}.svc.{cluster_domain}:{port}"))
 }
 
 // === impl ScaleOutcome ===

@@ -91,20 +91,20 @@ fn a_negative_bound_is_never_patched() {
 }
 
 #[test]
-fn the_probe_url_has_two_slashes_and_the_port_of_the_protocol() {
+fn the_public_service_is_probed_on_the_port_of_the_protocol() {
     let mut pod_autoscaler = pod_autoscaler(Default::default(), 0, "");
-    let url = |pa: &PodAutoscaler| probe_url(pa, "cluster.local");
+    let address = |pa: &PodAutoscaler| probe_address(pa, "cluster.local");
     assert_eq!(
-        url(&pod_autoscaler).as_deref(),
-        Some("http://scenario.default.svc.cluster.local:80//healthz")
+        address(&pod_autoscaler).as_deref(),
+        Some("scenario.default.svc.cluster.local:80")
     );
     pod_autoscaler.spec.protocol_type = "h2c".to_owned();
     assert_eq!(
-        url(&pod_autoscaler).as_deref(),
-        Some("http://scenario.default.svc.cluster.local:81//healthz")
+        address(&pod_autoscaler).as_deref(),
+        Some("scenario.default.svc.cluster.local:81")
     );
     pod_autoscaler.status.service_name.clear();
-    assert_eq!(url(&pod_autoscaler), None);
+    assert_eq!(address(&pod_autoscaler), None);
 }
 
 proptest! {
