@@ -43,9 +43,13 @@ pub(crate) async fn probe(target: &ProbeTarget) -> bool {
 
 /// Probes every second until an activator answers or the limit is reached.
 pub(crate) async fn probe_until_success(target: &ProbeTarget) -> bool {
+    until_success(|| probe(target)).await
+}
+
+async fn until_success<F: Future<Output = bool>>(mut probe: impl FnMut() -> F) -> bool {
     let end = Instant::now() + BACKGROUND_LIMIT;
     loop {
-        if probe(target).await {
+        if probe().await {
             return true;
         }
         if Instant::now() + PERIOD >= end {
@@ -90,4 +94,107 @@ async fn dial(address: &str) -> io::Result<TcpStream> {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(DIAL_PAUSE_MS))).await;
     }
     Err(io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const HOST: &str = "hello-00001.default.svc.cluster.local:80";
+
+    fn target(address: impl ToString) -> ProbeTarget {
+        ProbeTarget {
+            address: address.to_string(),
+            host: HOST.to_owned(),
+        }
+    }
+
+    /// The outcome of a probe that is answered so, and the request.
+    async fn answered(status: &str, body: &str) -> (bool, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(request).unwrap()
+        };
+        tokio::join!(probe(&target), answering)
+    }
+
+    /// Covers upstream's `TestActivatorProbe`.
+    #[tokio::test]
+    async fn only_an_activator_will_do() {
+        let (activator, request) = answered("200 OK", "activator").await;
+        assert!(activator);
+        let mut lines = request.lines();
+        assert_eq!(lines.next(), Some("GET //healthz HTTP/1.1"));
+        let headers: Vec<_> = lines.collect();
+        for expected in [
+            format!("Host: {HOST}"),
+            "User-Agent: Knative-Autoscaling-Probe".to_owned(),
+            "K-Network-Probe: activator".to_owned(),
+        ] {
+            assert!(headers.contains(&expected.as_str()), "{request}");
+        }
+        for (status, body) in [
+            ("200 OK", "queue"),
+            ("200 OK", "activato"),
+            ("200 OK", "activatorX"),
+            ("200 OK", ""),
+            ("400 Bad Request", "activator"),
+            ("503 Service Unavailable", "activator"),
+            ("201 Created", "activator"),
+        ] {
+            assert!(!answered(status, body).await.0, "{status} {body:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_no_activator() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        drop(listener);
+        assert!(!probe(&target).await);
+    }
+
+    /// How often was probed in how many seconds, and with what outcome, when the probe so numbered is
+    /// the first to succeed.
+    async fn in_background(success: u32, probe_takes: Duration) -> (u32, u64, bool) {
+        let began = Instant::now();
+        let mut probes = 0;
+        let outcome = until_success(|| {
+            probes += 1;
+            let success = probes == success;
+            async move {
+                tokio::time::sleep(probe_takes).await;
+                success
+            }
+        });
+        let outcome = outcome.await;
+        let seconds = Instant::now().duration_since(began).as_secs();
+        (probes, seconds, outcome)
+    }
+
+    /// Upstream polls at once and then each second, for 45 s.
+    #[tokio::test(start_paused = true)]
+    async fn the_background_probe_ends_with_success_or_in_time() {
+        let instant = Duration::ZERO;
+        assert_eq!(in_background(1, instant).await, (1, 0, true));
+        assert_eq!(in_background(4, instant).await, (4, 3, true));
+        assert_eq!(in_background(45, instant).await, (45, 44, true));
+        assert_eq!(in_background(46, instant).await, (45, 44, false));
+        // No probe begins after the limit.
+        assert_eq!(in_background(0, PROBE_LIMIT).await, (5, 54, false));
+    }
 }
