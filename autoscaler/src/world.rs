@@ -133,15 +133,26 @@ pub enum Action {
         /// All of it.
         status: Box<MetricStatus>,
     },
-    /// Record a Warning event on the PodAutoscaler.
+    /// Record a Warning event.
     Event {
-        /// On which object.
+        /// The name of the object.
         revision: RevisionId,
+        /// On which of its objects.
+        about: EventObject,
         /// `InternalError` or `UpdateFailed`.
         reason: &'static str,
         /// For a person.
         message: String,
     },
+}
+
+/// The objects of a revision that events are recorded on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventObject {
+    /// The PodAutoscaler, for whatever its reconcile does.
+    PodAutoscaler,
+    /// The Metric, for its status.
+    Metric,
 }
 
 /// Which action failed and how.

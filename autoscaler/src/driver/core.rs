@@ -26,8 +26,8 @@ use crate::spec::{Settings, Source};
 use crate::timers::{Phases, Timers};
 use crate::work_queue::{Lane, WorkQueue};
 use crate::world::{
-    Action, ClusterConfig, FailedAction, Failure, MetricObject, Ownership, OwnsAll, ProbeTarget,
-    ProbeTargets, RevisionPod, RevisionSnapshot, Update,
+    Action, ClusterConfig, EventObject, FailedAction, Failure, MetricObject, Ownership, OwnsAll,
+    ProbeTarget, ProbeTargets, RevisionPod, RevisionSnapshot, Update,
 };
 
 /// Batches that wait for room in the channel of actions; while there are so many, nothing is
@@ -424,6 +424,10 @@ impl Core {
         if let Some(message) = failure.message {
             batch.push(Action::Event {
                 revision: id.clone(),
+                about: match failure.action {
+                    FailedAction::MetricStatus => EventObject::Metric,
+                    _ => EventObject::PodAutoscaler,
+                },
                 reason: match failure.action {
                     FailedAction::Status | FailedAction::MetricStatus => "UpdateFailed",
                     _ => "InternalError",

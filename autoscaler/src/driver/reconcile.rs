@@ -15,7 +15,7 @@ use crate::pod_autoscaler::{
 use crate::scale::ProbeOutcome;
 use crate::scraper::ScrapeError;
 use crate::spec::{Aggregation, CollectionSpec, DeciderSpec, Settings};
-use crate::world::{Action, MetricObject};
+use crate::world::{Action, EventObject, MetricObject};
 
 /// Between the creation of a decider and its first evaluation, and between any two; those that are
 /// created by the thousand are spread over two ticks.
@@ -125,6 +125,7 @@ impl Core {
             Some(error) => {
                 batch.push(Action::Event {
                     revision: revision.id.clone(),
+                    about: EventObject::PodAutoscaler,
                     reason: "InternalError",
                     message: error.to_string(),
                 });

@@ -22,7 +22,8 @@ use crate::pods::{Pod, PodPhase};
 use crate::sample_size::Sample;
 use crate::scraper::ScrapeError;
 use crate::world::{
-    ClusterConfig, FailedAction, Failure, Ownership, ProbeTarget, RevisionPod, RevisionSnapshot,
+    ClusterConfig, EventObject, FailedAction, Failure, Ownership, ProbeTarget, RevisionPod,
+    RevisionSnapshot,
 };
 
 mod golden;
@@ -571,6 +572,43 @@ fn a_failed_patch_is_repeated_with_back_off_and_reported() {
     assert_eq!(events[0], ("InternalError", "no quota".to_owned()));
     // The object never saw the status that goes with the scale.
     assert_eq!(platform.object.status.desired_scale, Some(0));
+}
+
+#[test]
+fn a_failed_write_is_reported_on_the_object_that_it_was_for() {
+    let mut platform = Platform::new(&[], 1);
+    for (action, object, expected) in [
+        (
+            FailedAction::Scale,
+            EventObject::PodAutoscaler,
+            "InternalError",
+        ),
+        (
+            FailedAction::Metric,
+            EventObject::PodAutoscaler,
+            "InternalError",
+        ),
+        (
+            FailedAction::Status,
+            EventObject::PodAutoscaler,
+            "UpdateFailed",
+        ),
+        (
+            FailedAction::MetricStatus,
+            EventObject::Metric,
+            "UpdateFailed",
+        ),
+    ] {
+        platform.log.clear();
+        let message = Some("no quota".to_owned());
+        platform.tell(Update::Failed(id(), Failure { action, message }));
+        let event = |entry: &Action| match entry {
+            Action::Event { about, reason, .. } => Some((*about, *reason)),
+            _ => None,
+        };
+        let events: Vec<_> = platform.log.iter().filter_map(event).collect();
+        assert_eq!(events, [(object, expected)], "{action:?}");
+    }
 }
 
 #[test]

@@ -21,11 +21,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::cache::{Cache, Caches};
-use super::events::Recorder;
+use super::events::{self, Recorder, Warning};
 use super::index::TargetKind;
 use super::objects::{Metric, PodAutoscaler, ServerlessService};
 use crate::pod_autoscaler::{PodAutoscalerStatus, ScaleTargetRef};
-use crate::world::{Action, Failure, Update};
+use crate::world::{Action, EventObject, Failure, Update};
 
 /// Revisions that are written at a time; the client's rate limit is the tighter bound.
 const MAX_WRITERS: usize = 64;
@@ -206,11 +206,30 @@ impl Writer {
             }
             Action::Event {
                 revision,
+                about,
                 reason,
                 message,
             } => {
-                if let Some(object) = self.caches.pod_autoscalers.get(&revision) {
-                    self.events.warn(&object.metadata, reason, message).await;
+                let caches = &self.caches;
+                let involved = match about {
+                    EventObject::PodAutoscaler => {
+                        let object = caches.pod_autoscalers.get(&revision);
+                        object.as_ref().map(events::reference)
+                    }
+                    EventObject::Metric => {
+                        let object = caches.metrics.get(&revision);
+                        object.as_ref().map(events::reference)
+                    }
+                };
+                // One that is missing was deleted in the meantime.
+                if let Some(involved) = involved {
+                    let warning = Warning {
+                        component: events::component(about),
+                        involved,
+                        reason,
+                        message,
+                    };
+                    self.events.record(warning).await;
                 }
                 Ok(())
             }

@@ -254,3 +254,57 @@ async fn what_exists_is_updated_and_what_does_not_is_created() {
     let sent: Value = serde_json::from_str(&server.bodies.lock()[1]).unwrap();
     assert_eq!(sent, expected);
 }
+
+/// Covers the events of upstream's generated reconcilers (`UpdateFailed` in `reconciler.go`).
+#[tokio::test]
+async fn events_are_recorded_on_the_object_they_are_about() {
+    const EVENTS: &str = "POST /api/v1/namespaces/default/events";
+    let event = |about| Action::Event {
+        revision: id(),
+        about,
+        reason: "UpdateFailed",
+        message: "no quota".to_owned(),
+    };
+    let answer = json!({"metadata": {}, "involvedObject": {}});
+    let (writer, server) = server([(EVENTS, 201, answer.clone()), (EVENTS, 201, answer)]);
+    let metric = json!({
+        "apiVersion": "autoscaling.internal.knative.dev/v1alpha1", "kind": "Metric",
+        "metadata": {"namespace": "default", "name": "hello", "uid": "metric", "resourceVersion": "3"},
+        "spec": {"stableWindow": 1, "panicWindow": 1, "scrapeTarget": ""}
+    });
+    let about_metric = event(EventObject::Metric);
+    // There is no Metric yet.
+    assert!(
+        carry_out(writer.clone(), vec![vec![about_metric.clone()]])
+            .await
+            .is_empty()
+    );
+    let metric: Metric = serde_json::from_value(metric).unwrap();
+    writer.caches.metrics.put(id(), &metric);
+    let batches = vec![vec![event(EventObject::PodAutoscaler)], vec![about_metric]];
+    assert!(carry_out(writer, batches).await.is_empty());
+    let said: Vec<_> = server
+        .bodies
+        .lock()
+        .iter()
+        .map(|body| {
+            let event: Value = serde_json::from_str(body).unwrap();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            assert_eq!(event["reportingComponent"], event["source"]["component"]);
+            assert_eq!(event["involvedObject"]["name"], "hello");
+            [
+                text(&event["involvedObject"]["kind"]),
+                text(&event["involvedObject"]["uid"]),
+                text(&event["involvedObject"]["resourceVersion"]),
+                text(&event["source"]["component"]),
+            ]
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ["PodAutoscaler", "", "1", "podautoscaler-controller"],
+            ["Metric", "metric", "3", "metric-controller"],
+        ]
+    );
+}
