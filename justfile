@@ -26,6 +26,10 @@ vectors *families:
 bench-build:
     cargo check -p benches --benches --bins --locked
 
+# The fuzzer's own C++ is not needed to check types.
+fuzz-check:
+    CUSTOM_LIBFUZZER_PATH=/none cargo check --manifest-path serving/fuzz/Cargo.toml --target-dir target/fuzz
+
 # Each crate on its own, so that feature unification cannot hide a missing dependency.
 check-each:
     for crate in serving queue-proxy activator autoscaler local benches tests; do cargo check -p "$crate" --locked; done
