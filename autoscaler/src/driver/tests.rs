@@ -28,6 +28,7 @@ use crate::world::{
 
 mod golden;
 mod latency;
+mod metric;
 mod rounds;
 
 /// A platform for one revision, and the clock.
@@ -39,6 +40,8 @@ struct Platform {
     replicas: i32,
     /// Concurrency that each scrape reports; `None`: the pods do not answer.
     load: Option<f64>,
+    /// Why not.
+    error: fn() -> ScrapeError,
     /// Whether scrapes are never answered at all.
     hangs: bool,
     /// Whether an activator answers probes.
@@ -139,6 +142,7 @@ impl Platform {
             sks: None,
             replicas,
             load: Some(0.0),
+            error: || ScrapeError::PodsExhausted,
             hangs: false,
             activator: true,
             obedient: true,
@@ -209,7 +213,7 @@ impl Platform {
                         average_concurrent_requests: load,
                         ..Sample::default()
                     })),
-                    None => Err(ScrapeError::PodsExhausted),
+                    None => Err((self.error)()),
                 };
                 let report = Report {
                     result,

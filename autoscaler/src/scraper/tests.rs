@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +15,8 @@ use super::*;
 #[derive(Clone)]
 enum Pod {
     Reports(Stat),
+    /// Another pod at each request, in turn.
+    Takes(Vec<Stat>),
     Answers(&'static str),
     /// Accepts connections and never answers.
     Hangs,
@@ -23,6 +26,8 @@ struct Server {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
+    /// The last request.
+    heard: Arc<Mutex<String>>,
 }
 
 async fn serve(pod: Pod) -> Server {
@@ -35,18 +40,25 @@ async fn serve_on(address: &str, pod: Pod) -> Server {
         address: listener.local_addr().unwrap(),
         connections: Arc::default(),
         requests: Arc::default(),
+        heard: Arc::default(),
     };
     let (connections, requests) = (server.connections.clone(), server.requests.clone());
+    let heard = server.heard.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             connections.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(talk(stream, pod.clone(), requests.clone()));
+            tokio::spawn(talk(stream, pod.clone(), requests.clone(), heard.clone()));
         }
     });
     server
 }
 
-async fn talk(mut stream: TcpStream, pod: Pod, requests: Arc<AtomicUsize>) {
+async fn talk(
+    mut stream: TcpStream,
+    pod: Pod,
+    requests: Arc<AtomicUsize>,
+    heard: Arc<Mutex<String>>,
+) {
     let mut buffer = Vec::new();
     loop {
         while !buffer.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -64,9 +76,11 @@ async fn talk(mut stream: TcpStream, pod: Pod, requests: Arc<AtomicUsize>) {
             request.contains("Accept: application/protobuf\r\n"),
             "{request}"
         );
-        requests.fetch_add(1, Ordering::SeqCst);
+        let number = requests.fetch_add(1, Ordering::SeqCst);
+        heard.lock().clone_from(&request);
         let answer = match &pod {
             Pod::Reports(stat) => protobuf(&stat.encode_to_vec()),
+            Pod::Takes(turns) => protobuf(&turns[number % turns.len()].encode_to_vec()),
             Pod::Answers(text) => text.as_bytes().to_vec(),
             Pod::Hangs => std::future::pending().await,
         };
@@ -272,6 +286,89 @@ async fn behind_a_mesh_the_service_is_asked_from_then_on() {
         2,
         "no keep-alive"
     );
+}
+
+/// Where a mesh passes requests to single pods through, it is told which, and nobody else is asked.
+#[tokio::test]
+async fn a_mesh_that_passes_requests_through_is_told_to() {
+    let pod = serve(Pod::Reports(stat("a", 3.0))).await;
+    let ask = |passthrough| {
+        let mut round = round(&[pod.address]);
+        round.host = "private.default".into();
+        round.options.passthrough = passthrough;
+        round.run()
+    };
+    let says = |header: &str| pod.heard.lock().lines().any(|line| line == header);
+    ask(false).await.result.unwrap();
+    assert!(says(&format!("Host: {}", pod.address)));
+    assert!(!pod.heard.lock().contains("Knative-Direct-Lb"));
+    let report = ask(true).await;
+    assert_eq!(report.result.unwrap().unwrap().net_concurrency(), 3.0);
+    assert!(says("Host: private.default"));
+    assert!(says("Knative-Direct-Lb: true"));
+
+    let refusing = serve(UNAVAILABLE).await;
+    let service = serve(Pod::Reports(stat("a", 4.0))).await;
+    for pods_addressable in [true, false] {
+        let mut round = round(&[refusing.address]);
+        round.options.service_port = service.address.port();
+        round.options.passthrough = true;
+        round.pods_addressable = pods_addressable;
+        let report = round.run().await;
+        assert!(matches!(
+            report.result,
+            Err(ScrapeError::DirectScrapingNotAvailable)
+        ));
+        assert_eq!(report.pods_addressable, pods_addressable);
+    }
+    assert_eq!(refusing.requests.load(Ordering::SeqCst), 2);
+    assert_eq!(service.requests.load(Ordering::SeqCst), 0);
+}
+
+/// What a Service says that leads to the pods in turn, young ones of one request at a time and old
+/// ones of four, and how often it is asked.
+async fn through_a_service(population: usize, ages: &[&str]) -> (Sample, usize) {
+    let pods = ages.iter().enumerate().map(|(number, age)| match *age {
+        "old" => Stat {
+            process_uptime: 60.0,
+            ..stat(&number.to_string(), 4.0)
+        },
+        _ => Stat {
+            process_uptime: 59.9,
+            ..stat(&number.to_string(), 1.0)
+        },
+    });
+    let service = serve(Pod::Takes(pods.collect())).await;
+    // Nobody asks the pods themselves.
+    let mut round = round(&vec![service.address; population]);
+    round.options.mesh = MeshCompatibilityMode::Enabled;
+    round.options.service_port = service.address.port();
+    let sample = round.run().await.result.unwrap().unwrap();
+    let said = format!("Host: 127.0.0.1:{}", service.address.port());
+    assert!(service.heard.lock().lines().any(|line| line == said));
+    (sample, service.requests.load(Ordering::SeqCst))
+}
+
+/// Covers upstream's `TestScrapeReportStatWhenAllCallsSucceed` for a Service, `TestOldPodShortCircuit`
+/// and `TestOldPodsFallback`.
+#[tokio::test]
+async fn old_pods_behind_a_service_count_first() {
+    // Two old ones end both workers.
+    let (sample, requests) = through_a_service(2, &["old", "old"]).await;
+    assert_eq!((sample.net_concurrency(), requests), (8.0, 2));
+    assert_eq!(sample.net_request_count(), 16.0);
+    // The worker that met the young one looks for an old one, and meets only the two.
+    let (sample, requests) = through_a_service(2, &["young", "old"]).await;
+    assert_eq!(sample.net_concurrency(), 5.0);
+    assert!((11..=12).contains(&requests), "{requests}");
+    // As many young ones as are wanted do, and the workers end at the first one more.
+    let (sample, _) = through_a_service(2, &["young"; 6]).await;
+    assert_eq!(sample.net_concurrency(), 2.0);
+    // Seven of ten are wanted: all five old ones and two young ones.
+    let (sample, _) = through_a_service(10, &["old", "young"].repeat(5)).await;
+    let expected = (5.0 * 4.0 + 2.0 * 1.0) * 10.0 / 7.0;
+    assert!((sample.net_concurrency() - expected).abs() < 1e-9);
+    assert!((sample.net_request_count() - 2.0 * expected).abs() < 1e-9);
 }
 
 /// Covers upstream's `TestOldPodsFallback` and the error of a Service that always leads to one pod.
