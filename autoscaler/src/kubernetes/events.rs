@@ -51,8 +51,8 @@ struct Remembered<'a> {
     complaint: Option<Complaint>,
 }
 
-/// Who complains about an object: the names of upstream's controller agents
-/// (`pkg/reconciler/autoscaling/kpa/controller.go`, `pkg/reconciler/metric/controller.go`).
+/// Who complains about an object (`defaultControllerAgentName` of upstream's generated reconcilers,
+/// `pkg/client/injection/reconciler/autoscaling/v1alpha1/*/controller.go`).
 pub(super) fn component(about: EventObject) -> &'static str {
     match about {
         EventObject::PodAutoscaler => "podautoscaler-controller",
