@@ -48,6 +48,24 @@ fn an_idle_revision_wakes_at_the_first_request() {
     assert_eq!(summary.cold_requests, 30);
     assert_eq!(summary.requests, 600);
     assert_eq!(summary.unserved, 0);
+
+    // When the pod is ready 31 requests are there, of ages 0 to 3 s. It takes ten of them, and ten
+    // more each 200 ms, while two more come: waits of 3.0 to 2.1 s, 2.2 to 1.3 s, 1.4 to 0.5 s, and
+    // after 600 ms the rest of them, 0.6 to 0.1 s. So much for 36 requests; from then on two of ten
+    // places are taken, and 564 do not wait.
+    assert_eq!(summary.under_capacity_seconds, 3.6);
+    assert_eq!(summary.queueing_seconds, 25.5 + 17.5 + 9.5 + 2.1);
+    assert_eq!(summary.queueing_p50_ms, 0);
+    // The 570th of 600 is the sixth that waits: 0.1, 0.2, 0.3, 0.4 and twice 0.5 s.
+    assert_eq!(summary.queueing_p95_ms, 500);
+    // The 594th has six above it, 3.0 to 2.5 s.
+    assert_eq!(summary.queueing_p99_ms, 2400);
+    // One pod for the first request, at 99 ms as all that follow. The average is that request as it
+    // was reported at once, and of each second as many as were present on average, without it:
+    // at 2 s (1 + 3.5 + 14.5) / 3 = 6.3, at 7 per pod still one pod; at 4 s, with 24.5 and 18.8,
+    // 62.3 / 5 = 12.5, two pods. That is twice what is ready: a panic that outlasts the run.
+    assert_eq!(summary.scale_changes, 2);
+    assert_eq!(summary.peak_pods, 2);
 }
 
 #[test]
