@@ -99,10 +99,11 @@ const SIDE_BY_SIDE: [Scenario; 18] = scenarios![
 ];
 
 /// Run one after the other.
-const ALONE: [Scenario; 3] = scenarios![
+const ALONE: [Scenario; 4] = scenarios![
     reconcile::configuration_applies_live,
     outages::of_the_api_server,
     leadership::kill_pause_and_partition,
+    leadership::a_clean_stop,
 ];
 
 fn rights() -> Scenario {

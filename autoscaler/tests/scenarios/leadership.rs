@@ -1,24 +1,32 @@
-//! Replicas in processes of their own that are killed, paused and cut off while stats flow.
+//! Replicas in processes of their own that are killed, paused, cut off and stopped while stats flow.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use autoscaler::kubernetes::objects::PodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::Cluster;
 use crate::api_server::{eventually, port};
-use crate::fixtures::{Revision, SYSTEM};
+use crate::fixtures::{Revision, SYSTEM, create, is};
 use crate::proxy::{Link, Proxy};
 use crate::replica::{Process, Settings};
+
+/// The stable window of a revision that is handed over.
+const WINDOW: Duration = Duration::from_secs(20);
 
 const BUCKET: &str = "autoscaler-bucket-00-of-01";
 
 /// A replica behind a link of its own.
 struct Member {
+    pod: String,
+    ip: IpAddr,
     identity: String,
     stats: SocketAddr,
     proxy: Proxy,
@@ -43,7 +51,28 @@ impl Member {
             stats: settings.stats,
             process: settings.spawn(),
             proxy,
+            pod: settings.pod,
+            ip,
         }
+    }
+
+    /// The Pod that it would run in, where other replicas find its address.
+    async fn create_pod(&self, cluster: &Cluster) {
+        let object = json!({
+            "metadata": {"name": self.pod, "labels": {"app": "autoscaler"}},
+            "spec": {"containers": [{"name": "autoscaler", "image": "i"}]}
+        });
+        create::<Pod>(&cluster.client, SYSTEM, object).await;
+        let ip = self.ip.to_string();
+        let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+        Api::<Pod>::namespaced(cluster.client.clone(), SYSTEM)
+            .patch_status(
+                &self.pod,
+                &PatchParams::default(),
+                &Patch::Strategic(&status),
+            )
+            .await
+            .unwrap();
     }
 }
 
@@ -116,4 +145,39 @@ pub(crate) async fn kill_pause_and_partition(cluster: Rc<Cluster>) {
 
     let seen = replicas.borrow().clone();
     assert!(seen.iter().is_sorted(), "{seen:?}");
+}
+
+/// The only pod of a revision that was busy a moment ago stays when the leader ends in order: the next
+/// one goes on with the windows that it was handed, until they are over. Without them it would see
+/// idle pods alone, and scale to zero within seconds.
+pub(crate) async fn a_clean_stop(cluster: Rc<Cluster>) {
+    let port = port();
+    let mut first = Member::start(&cluster, 11, port).await;
+    let mut second = Member::start(&cluster, 12, port).await;
+    if leader(&cluster, &[&first, &second]).await == 1 {
+        std::mem::swap(&mut first, &mut second);
+    }
+    first.create_pod(&cluster).await;
+    second.create_pod(&cluster).await;
+    let annotations = json!({
+        "autoscaling.knative.dev/target": "10",
+        "autoscaling.knative.dev/window": format!("{}s", WINDOW.as_secs()),
+        "autoscaling.knative.dev/target-burst-capacity": "-1"
+    });
+    let it = Revision::create(&cluster.client, "handed-00001", annotations).await;
+    let _serving = it.serve();
+    let _pods = it.run_pods(|index| format!("127.0.14.{}", index + 1));
+    let level = Rc::new(Cell::new(5.0));
+    let traffic = it.traffic(vec![first.stats], &level);
+    it.pa("active", |it| is(it, "Active", "True", "")).await;
+    // What became active within a window is not scaled to zero whatever is known of it.
+    tokio::time::sleep(WINDOW + Duration::from_secs(2)).await;
+    drop(traffic);
+    let silent = Instant::now();
+    first.process.end().await;
+    assert_eq!(leader(&cluster, &[&second]).await, 0);
+    it.replicas(0).await;
+    let stayed = silent.elapsed();
+    // The last second that was reported may have been short.
+    assert!(stayed >= WINDOW - Duration::from_secs(2), "{stayed:?}");
 }

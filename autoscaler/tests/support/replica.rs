@@ -177,6 +177,16 @@ impl Process {
             .unwrap();
         assert!(sent.success());
     }
+
+    /// Stops it cleanly, and waits for its end.
+    pub(crate) async fn end(&mut self) {
+        drop(self.0.stdin.take());
+        let status = api_server::eventually("end of a replica", async || {
+            self.0.try_wait().expect("a child of this process")
+        })
+        .await;
+        assert!(status.success(), "{status}");
+    }
 }
 
 impl Drop for Process {
