@@ -99,11 +99,12 @@ const SIDE_BY_SIDE: [Scenario; 18] = scenarios![
 ];
 
 /// Run one after the other.
-const ALONE: [Scenario; 4] = scenarios![
+const ALONE: [Scenario; 5] = scenarios![
     reconcile::configuration_applies_live,
     outages::of_the_api_server,
     leadership::kill_pause_and_partition,
     leadership::a_clean_stop,
+    leadership::several_buckets,
 ];
 
 fn rights() -> Scenario {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use autoscaler::kubernetes::objects::PodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use serving::hash::BucketSet;
 use tokio::time::Instant;
 
 use crate::Cluster;
@@ -78,13 +79,18 @@ impl Member {
 
 /// Waits until the Lease is held by one of these; returns which.
 async fn leader(cluster: &Cluster, among: &[&Member]) -> usize {
+    holder(cluster, BUCKET, among).await
+}
+
+/// The same of any bucket.
+async fn holder(cluster: &Cluster, bucket: &str, among: &[&Member]) -> usize {
     let api = Api::<Lease>::namespaced(cluster.client.clone(), SYSTEM);
     let what = format!(
-        "leader among {:?}",
+        "leader of {bucket} among {:?}",
         among.iter().map(|it| &it.identity).collect::<Vec<_>>()
     );
     eventually(&what, async || {
-        let holder = api.get_opt(BUCKET).await.ok()??.spec?.holder_identity?;
+        let holder = api.get_opt(bucket).await.ok()??.spec?.holder_identity?;
         among.iter().position(|member| member.identity == holder)
     })
     .await
@@ -180,4 +186,61 @@ pub(crate) async fn a_clean_stop(cluster: Rc<Cluster>) {
     let stayed = Instant::now().duration_since(silent);
     // The last second that was reported may have been short.
     assert!(stayed >= WINDOW - Duration::from_secs(2), "{stayed:?}");
+}
+
+/// With several buckets each replica decides for the revisions of those that it holds, and passes on
+/// the stats of the others.
+pub(crate) async fn several_buckets(cluster: Rc<Cluster>) {
+    // One for each.
+    const NAMES: [&str; 3] = ["ant-00001", "bee-00001", "dog-00001"];
+    let config = Api::<ConfigMap>::namespaced(cluster.client.clone(), SYSTEM);
+    let buckets = async |count: Option<&str>| {
+        let patch = Patch::Merge(json!({"data": {"buckets": count}}));
+        config
+            .patch("config-leader-election", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    };
+    buckets(Some("3")).await;
+    let port = port();
+    let members = [
+        Member::start(&cluster, 21, port).await,
+        Member::start(&cluster, 22, port).await,
+    ];
+    let set = BucketSet::autoscaler(3);
+    let mut running = Vec::new();
+    for name in NAMES {
+        let annotations = json!({
+            "autoscaling.knative.dev/target": "10", "autoscaling.knative.dev/max-scale": "3",
+            "autoscaling.knative.dev/target-burst-capacity": "-1"
+        });
+        let it = Revision::create(&cluster.client, name, annotations).await;
+        let index = running.len() + 1;
+        let background = [
+            it.serve(),
+            it.run_pods(move |pod| format!("127.0.{}.{}", 14 + index, pod + 1)),
+        ];
+        running.push((it, background));
+    }
+    let owners = NAMES.map(|name| set.owner(&format!("of-{name}/{name}")).to_owned());
+    let mut different = owners.to_vec();
+    different.sort_unstable();
+    assert_eq!(different, set.names());
+    for ((it, _), bucket) in running.iter().zip(&owners) {
+        let owner = holder(&cluster, bucket, &members.each_ref()).await;
+        let other = &members[1 - owner];
+        let _traffic = it.traffic(vec![other.stats], &Rc::new(Cell::new(200.0)));
+        it.replicas(3).await;
+    }
+    // As one replica leads all buckets unless another was quicker, the other one has to take over.
+    let first = holder(&cluster, &owners[0], &members.each_ref()).await;
+    let [one, two] = members;
+    let (mut gone, left) = if first == 0 { (one, two) } else { (two, one) };
+    gone.process.end().await;
+    for ((it, _), bucket) in running.iter().zip(&owners) {
+        holder(&cluster, bucket, &[&left]).await;
+        let _traffic = it.traffic(vec![left.stats], &Rc::new(Cell::new(200.0)));
+        grow(it, 4).await;
+    }
+    buckets(None).await;
 }
