@@ -240,3 +240,73 @@ fn learned_start_times_serve_bursts_sooner_with_fewer_pods() {
         }
     }
 }
+
+/// The settings that the operators' documents show, on every shape: neither more pods nor more waiting.
+#[test]
+fn spare_pods_and_a_second_target_cost_less_and_wait_less() {
+    struct Case {
+        start: u64,
+        service: Duration,
+        rates: (f64, f64),
+        annotations: [(&'static str, &'static str); 2],
+    }
+    let utilization = "autoscaling.knative.dev/target-utilization-percentage";
+    let cases = [
+        Case {
+            start: 10,
+            service: Duration::from_millis(200),
+            rates: (150.0, 600.0),
+            annotations: [("pilotlight.dev/scale-buffer", "3"), (utilization, "80")],
+        },
+        Case {
+            start: 5,
+            service: Duration::from_secs(5),
+            rates: (2.0, 20.0),
+            annotations: [
+                ("pilotlight.dev/second-target", "2.05"),
+                (utilization, "71"),
+            ],
+        },
+    ];
+    for case in cases {
+        let model = Model {
+            start_time: Lengths::Fixed(Duration::from_secs(case.start)),
+            service_time: Lengths::Fixed(case.service),
+            ..MODEL
+        };
+        let outcome = |traffic: &Traffic, annotations: &[(&str, &str)]| {
+            let annotations = annotations.iter();
+            let setting = Setting {
+                annotations: annotations
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                    .collect(),
+                ..setting(&[])
+            };
+            let run = Run {
+                setting: &setting,
+                traffic,
+                model,
+                duration: Some(Duration::from_secs(1200)),
+                seed: 1,
+            };
+            simulate(&run).unwrap().summary
+        };
+        let (mut pods, mut waiting) = ((0.0, 0.0), (0.0, 0.0));
+        for &(name, kind) in ShapeKind::ALL {
+            let traffic = Traffic::Shape(Shape {
+                at: Duration::from_secs(180),
+                period: Duration::from_secs(300),
+                ..Shape::new(kind, case.rates.0, case.rates.1)
+            });
+            let (plain, better) = (outcome(&traffic, &[]), outcome(&traffic, &case.annotations));
+            let seen = format!("{name}: {better:?} instead of {plain:?}");
+            assert!(better.pod_seconds <= plain.pod_seconds, "{seen}");
+            assert!(better.queueing_seconds <= plain.queueing_seconds, "{seen}");
+            pods = (pods.0 + plain.pod_seconds, pods.1 + better.pod_seconds);
+            waiting.0 += plain.queueing_seconds;
+            waiting.1 += better.queueing_seconds;
+        }
+        assert!(pods.1 < pods.0 * 0.96, "{pods:?}");
+        assert!(waiting.1 < waiting.0 * 0.8, "{waiting:?}");
+    }
+}
