@@ -5,7 +5,8 @@
 //! on at once, so a pod gets its first request as soon as its own probe passed, whatever the other
 //! probes do. Upstream: `revisionWatcher` in `pkg/activator/net/revision_backends.go`, which works
 //! in batches. On purpose we also
-//! - let a probe that timed out have more time at the next attempt, up to [`MAX_PROBE_TIMEOUT`];
+//! - let a probe that timed out have more time at the next attempt, up to [`MAX_PROBE_TIMEOUT`], and
+//!   give those of new destinations what the last that passed had needed ([`Pace`]);
 //! - take a pod that refuses connections from traffic out of rotation until a probe passes again;
 //! - forget at scale to zero that pods could not be addressed directly.
 
@@ -20,6 +21,10 @@ use crate::world::Backends;
 /// How far a probe's time grows after time-outs (unless the configured one is longer). Covers a
 /// round trip of a second, with a connection to be made first.
 pub const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much longer a probe may take than one that passed: that one may have found a connection, where
+/// the first of a new pod has a second round trip to make.
+const MARGIN: u32 = 3;
 
 /// What a probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +72,14 @@ pub enum Effect {
     Publish(Usable),
 }
 
+/// How long probes take here, so that those of a new pod need not find it out by time-outs.
+///
+/// One that passed quickly takes an eighth off what slower ones before it had left.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    timeout: Duration,
+}
+
 /// The state of one revision's destinations.
 #[derive(Debug)]
 pub struct BackendsState {
@@ -90,6 +103,7 @@ struct Pod {
     /// Failed since it was listed, or since the ClusterIP was tried.
     failed: bool,
     not_mesh: bool,
+    /// Since it was listed.
     timeouts: u32,
 }
 
@@ -98,6 +112,23 @@ struct ClusterIp {
     dest: Option<SocketAddr>,
     healthy: bool,
     probe: Option<(SocketAddr, u64)>,
+    timeouts: u32,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// A probe passed after so long.
+    pub fn passed(&mut self, took: Duration) {
+        let before = self.timeout - self.timeout / 8;
+        let needed = took.saturating_mul(MARGIN).min(MAX_PROBE_TIMEOUT);
+        self.timeout = before.max(needed);
+    }
+
+    /// What a probe gets whose destination's own past says `timeout`.
+    pub fn stretch(&self, timeout: Duration) -> Duration {
+        timeout.max(self.timeout)
+    }
 }
 
 // === impl BackendsState ===
@@ -258,10 +289,10 @@ impl BackendsState {
         pod.healthy = answer == Answer::Pass;
         pod.not_mesh = matches!(answer, Answer::Pass | Answer::NotMesh);
         pod.failed = answer != Answer::Pass;
-        pod.timeouts = match answer {
-            Answer::TimedOut => pod.timeouts.saturating_add(1),
-            _ => 0,
-        };
+        // An answer in time says that the time is right, whatever else it says.
+        if answer == Answer::TimedOut {
+            pod.timeouts = pod.timeouts.saturating_add(1);
+        }
         self.publish_pods(effects);
         if answer != Answer::Pass {
             self.probe_pod(dest, self.options.frequency, effects);
@@ -333,7 +364,7 @@ impl BackendsState {
             target: Target::ClusterIp(dest),
             number,
             delay,
-            timeout: self.options.timeout,
+            timeout: grown(self.options.timeout, self.cluster_ip.timeouts),
         }));
     }
 
@@ -348,6 +379,9 @@ impl BackendsState {
             return;
         }
         self.cluster_ip.probe = None;
+        if answer == Answer::TimedOut {
+            self.cluster_ip.timeouts = self.cluster_ip.timeouts.saturating_add(1);
+        }
         if answer == Answer::Pass {
             if self.pods.values().any(|pod| pod.healthy) && self.probes_pods() {
                 // A pod passed in the meantime: direct addressing wins.
@@ -379,7 +413,7 @@ impl BackendsState {
     }
 }
 
-/// The time of a probe after so many time-outs in a row.
+/// The time of a probe after so many time-outs.
 fn grown(timeout: Duration, timeouts: u32) -> Duration {
     let factor = 1u32.checked_shl(timeouts.min(16)).unwrap_or(u32::MAX);
     timeout

@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::peers::Peers;
 use crate::activator::{Notice, Shared};
 use crate::affinity::{Affinity, MAX_SESSIONS, McpSessions};
-use crate::backends::{Answer, BackendsState, Effect, Probe, Target};
+use crate::backends::{Answer, BackendsState, Effect, Pace, Probe, Target};
 use crate::concurrency_reporter::RevisionStats;
 use crate::metrics::RevisionMetrics;
 use crate::options::ProbeOptions;
@@ -63,6 +63,8 @@ struct World {
     peers: Peers,
     pauses: JoinSet<(Arc<RevisionThrottler>, Arc<PodTracker>)>,
     slots: Rc<Semaphore>,
+    /// Of all revisions' destinations together: most are as far away as the others.
+    pace: Pace,
 }
 
 /// A probe's end.
@@ -71,6 +73,7 @@ struct Done {
     id: Arc<RevisionId>,
     probe: Probe,
     answer: Answer,
+    took: Duration,
 }
 
 /// One revision. Endpoints may come before their Revision and stay after it.
@@ -193,6 +196,7 @@ impl World {
             peers: Peers::default(),
             pauses: JoinSet::new(),
             slots: Rc::new(Semaphore::new(MAX_CONCURRENT_PROBES)),
+            pace: Pace::default(),
         }
     }
 
@@ -364,6 +368,9 @@ impl World {
     }
 
     fn probed(&mut self, done: &Done) {
+        if done.answer == Answer::Pass {
+            self.pace.passed(done.took);
+        }
         let mut effects = Vec::new();
         if let Some(known) = self.destinations(&done.id) {
             known.state.answered(&done.probe, done.answer, &mut effects);
@@ -428,7 +435,8 @@ impl World {
         }
     }
 
-    fn probe(&mut self, id: &RevisionId, probe: Probe) {
+    fn probe(&mut self, id: &RevisionId, mut probe: Probe) {
+        probe.timeout = self.pace.stretch(probe.timeout);
         let (Target::Pod(dest) | Target::ClusterIp(dest)) = probe.target;
         let upstream = self.shared.upstreams.plain(dest);
         let addressable = self.shared.options.probe.mesh_pod_addressability;
@@ -439,10 +447,12 @@ impl World {
         };
         let owner = Arc::clone(&live.entry.revision.id);
         let task = self.probes.spawn_local(async move {
+            let (answer, took) = made.await;
             Done {
                 id: owner,
                 probe,
-                answer: made.await,
+                answer,
+                took,
             }
         });
         let superseded = self

@@ -49,6 +49,15 @@ pub enum Protocol {
     Http2,
 }
 
+/// How long a connection may take to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Short attempts at first, longer ones later, 20 s in all: a lost packet costs little.
+    Upstreams,
+    /// One attempt, until the caller gives up: no round trip is too long.
+    Callers,
+}
+
 /// Limits of one destination.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
@@ -180,13 +189,26 @@ impl Upstream {
         self.send_boxed(Box::new(request), protocol).await
     }
 
+    /// As [`Upstream::send`] over HTTP/1.1, for callers with a deadline of their own that may be
+    /// only a few round trips away: if a connection has to be made, that is tried once, for as long
+    /// as the future is polled.
+    ///
+    /// # Errors
+    /// As [`Upstream::send`].
+    pub async fn send_dialling_once(
+        self: &Rc<Self>,
+        request: Request<Body>,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
+        http1::send(self, Box::new(request), Patience::Callers).await
+    }
+
     pub(crate) async fn send_boxed(
         self: &Rc<Self>,
         request: Box<Request<Body>>,
         protocol: Protocol,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         match protocol {
-            Protocol::Http1 => http1::send(self, request).await,
+            Protocol::Http1 => http1::send(self, request, Patience::Upstreams).await,
             Protocol::Http2 => Box::pin(http2::send(self, request)).await,
         }
     }

@@ -320,3 +320,101 @@ fn edge_case_76_refused_connections() {
         .pod(1, Answer::Pass)
         .expect(&[pods(&[1, 2])]);
 }
+
+/// Where probes take a dial and an exchange of so long a round trip; the time until `until` holds.
+fn far_away(
+    case: &mut Case,
+    pace: &mut Pace,
+    round_trip: Duration,
+    until: impl Fn(&Case) -> bool,
+) -> Duration {
+    let mut under_way: BTreeMap<Target, (Probe, Duration)> = BTreeMap::new();
+    let mut now = Duration::ZERO;
+    while !until(case) {
+        under_way.retain(|target, (probe, _)| case.pending.get(target) == Some(probe));
+        for (target, probe) in &case.pending {
+            let timeout = pace.stretch(probe.timeout);
+            let ends = now + probe.delay + timeout.min(2 * round_trip);
+            under_way.entry(*target).or_insert((*probe, ends));
+        }
+        let (target, ends) = under_way
+            .iter()
+            .map(|(target, (_, ends))| (*target, *ends))
+            .min_by_key(|(_, ends)| *ends)
+            .expect("something is being probed");
+        let (probe, _) = under_way.remove(&target).expect("found");
+        now = ends;
+        assert!(now < Duration::from_secs(20), "never, at {round_trip:?}");
+        if pace.stretch(probe.timeout) < 2 * round_trip {
+            case.answer(target, Answer::TimedOut);
+        } else {
+            pace.passed(2 * round_trip);
+            case.answer(target, Answer::Pass);
+        }
+    }
+    now
+}
+
+/// Pods become usable at any round trip up to a second, and further ones within their first probe.
+#[test]
+fn pods_far_away() {
+    for round_trip in [1, 70, 300, 600, 1_000].map(Duration::from_millis) {
+        let mut pace = Pace::default();
+        let mut case = Case::new(MeshMode::Auto);
+        // Without a ClusterIP that would be as far away.
+        case.list_with(&[1], &[], None);
+        let took = far_away(&mut case, &mut pace, round_trip, |case| {
+            !case.published.is_empty()
+        });
+        assert!(took < Duration::from_secs(6), "{round_trip:?}: {took:?}");
+        case.expect(&[pods(&[1])]);
+        case.list_with(&[1, 2], &[], None);
+        let took = far_away(&mut case, &mut pace, round_trip, |case| {
+            !case.published.is_empty()
+        });
+        assert_eq!(took, 2 * round_trip, "a new pod of the revision");
+        let mut other = Case::new(MeshMode::Auto);
+        other.list_with(&[3], &[], None);
+        let took = far_away(&mut other, &mut pace, round_trip, |case| {
+            !case.published.is_empty()
+        });
+        assert_eq!(took, 2 * round_trip, "a pod of another revision");
+    }
+}
+
+/// So does a ClusterIP; beside it pods come first, though it is asked whenever they time out.
+#[test]
+fn cluster_ips_far_away() {
+    for round_trip in [1, 70, 300, 600, 1_000].map(Duration::from_millis) {
+        for (mode, expected) in [
+            (MeshMode::Enabled, through_cluster_ip(1)),
+            (MeshMode::Auto, pods(&[1])),
+        ] {
+            let mut case = Case::new(mode);
+            case.list(&[1], &[]);
+            let took = far_away(&mut case, &mut Pace::default(), round_trip, |case| {
+                !case.published.is_empty()
+            });
+            assert!(took < Duration::from_secs(6), "{round_trip:?}: {took:?}");
+            case.expect(&[expected]);
+        }
+    }
+}
+
+/// A slow moment is forgotten after a while.
+#[test]
+fn the_pace_follows_the_probes() {
+    let own = ProbeOptions::default().timeout;
+    let mut pace = Pace::default();
+    assert_eq!(pace.stretch(own), own);
+    pace.passed(Duration::from_millis(400));
+    assert_eq!(pace.stretch(own), Duration::from_millis(1_200));
+    pace.passed(Duration::from_secs(2));
+    assert_eq!(pace.stretch(own), MAX_PROBE_TIMEOUT);
+    let later = MAX_PROBE_TIMEOUT * 2;
+    assert_eq!(pace.stretch(later), later, "what is configured is not cut");
+    for _ in 0..30 {
+        pace.passed(Duration::from_millis(1));
+    }
+    assert_eq!(pace.stretch(own), own);
+}

@@ -1,5 +1,5 @@
-//! Dialling a destination with upstream's patience: `dialWithBackOff` of knative.dev/pkg's
-//! `network/transports.go`. Only time-outs are tried again.
+//! Dialling a destination with upstream's patience, `dialWithBackOff` of knative.dev/pkg's
+//! `network/transports.go` (only time-outs are tried again), or with the caller's.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Upstream;
+use super::{Patience, Upstream};
 use crate::forward::ForwardError;
 
 /// The first attempt, and the base of the further ones.
@@ -26,9 +26,19 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_m
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A connection, with the socket options that upstream's transport sets.
-pub(super) async fn dial(upstream: &Upstream) -> Result<TcpStream, ForwardError> {
+pub(super) async fn dial(
+    upstream: &Upstream,
+    patience: Patience,
+) -> Result<TcpStream, ForwardError> {
     let _one_of_the_dials = upstream.dials.acquire().await;
-    let stream = with_back_off(upstream.address).await?;
+    let address = upstream.address;
+    let connect = || TcpStream::connect(address);
+    let stream = match patience {
+        Patience::Upstreams => with_back_off(address, connect).await?,
+        Patience::Callers => connect()
+            .await
+            .map_err(|error| ForwardError::dial(address, &error))?,
+    };
     // Failing to set an option leaves a slower connection, not a broken one.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true);
@@ -37,14 +47,20 @@ pub(super) async fn dial(upstream: &Upstream) -> Result<TcpStream, ForwardError>
     Ok(stream)
 }
 
-async fn with_back_off(address: SocketAddr) -> Result<TcpStream, ForwardError> {
+async fn with_back_off<T, F>(
+    address: SocketAddr,
+    connect: impl Fn() -> F,
+) -> Result<T, ForwardError>
+where
+    F: Future<Output = io::Result<T>>,
+{
     let start = Instant::now();
     let mut limit = FIRST_ATTEMPT;
     for attempt in 0..=RETRIES {
         if attempt > 0 {
             sleep(pause()).await;
         }
-        match timeout(limit, TcpStream::connect(address)).await {
+        match timeout(limit, connect()).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) if error.kind() != io::ErrorKind::TimedOut => {
                 return Err(ForwardError::dial(address, &error));
@@ -79,6 +95,25 @@ mod tests {
             let total = FIRST_ATTEMPT + limits + pauses;
             assert!(total > Duration::from_secs(19), "{total:?}");
             assert!(total < Duration::from_secs(23), "{total:?}");
+        }
+    }
+    /// Upstream's attempts grow until one is long enough, up to round trips of seconds; each that
+    /// was not has been for nothing.
+    #[tokio::test(start_paused = true)]
+    async fn the_back_off_gets_through_any_round_trip() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 8012));
+        for (round_trip, attempts) in [(1, 1), (49, 1), (70, 4), (600, 10), (1_000, 11)] {
+            let made = std::cell::Cell::new(0);
+            let connect = || {
+                made.set(made.get() + 1);
+                async move {
+                    sleep(Duration::from_millis(round_trip)).await;
+                    Ok(())
+                }
+            };
+            with_back_off(address, connect).await.expect("a connection");
+            assert!(made.get() <= attempts, "{round_trip}: {}", made.get());
+            assert_eq!(made.get() == 1, round_trip < 50);
         }
     }
 }

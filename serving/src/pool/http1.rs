@@ -27,7 +27,7 @@ use self::download::{HeadLimits, HeadReader};
 use self::head::Head;
 use self::upload::Upload;
 use super::stream::Stream;
-use super::{Upstream, UpstreamBody, dial};
+use super::{Patience, Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
 
@@ -91,6 +91,7 @@ impl Broken {
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
     request: Box<Request<Body>>,
+    patience: Patience,
 ) -> Result<Response<UpstreamBody>, ForwardError> {
     let mut upload = Upload::new(request);
     while let Some(connection) = upstream.take_idle() {
@@ -100,7 +101,7 @@ pub(super) async fn send(
             Err(broken) => return Err(ForwardError::broken(&broken)),
         }
     }
-    let failed = match Box::pin(connect(upstream)).await {
+    let failed = match Box::pin(connect(upstream, patience)).await {
         Ok(connection) => match exchange(upstream, &connection, &mut upload).await {
             Ok(answer) => return Ok(upstream.lend(connection, answer, upload)),
             Err(broken) => ForwardError::broken(&broken),
@@ -157,8 +158,8 @@ async fn exchange(
     .await
 }
 
-async fn connect(upstream: &Upstream) -> Result<Connection, ForwardError> {
-    let stream = dial::dial(upstream).await?;
+async fn connect(upstream: &Upstream, patience: Patience) -> Result<Connection, ForwardError> {
+    let stream = dial::dial(upstream, patience).await?;
     let stream = match &upstream.options.tls {
         None => Stream::Tcp(stream),
         Some(tls) => {

@@ -12,7 +12,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Local, Upstream, UpstreamBody, dial};
+use super::{Local, Patience, Upstream, UpstreamBody, dial};
 use crate::body::Body;
 use crate::forward::ForwardError;
 
@@ -86,7 +86,7 @@ async fn open(upstream: &Rc<Upstream>) -> Result<Stream, ForwardError> {
 }
 
 async fn connect(upstream: &Upstream) -> Result<Shared, ForwardError> {
-    let stream = dial::dial(upstream).await?;
+    let stream = dial::dial(upstream, Patience::Upstreams).await?;
     match &upstream.options.tls {
         None => handshake(upstream, stream).await,
         Some(tls) => {

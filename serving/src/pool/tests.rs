@@ -281,3 +281,35 @@ fn dials_are_bounded() {
         warmed.await;
     });
 }
+
+/// A listener whose queue is full: the handshake of any further connection is never answered.
+async fn unanswering() -> (TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let listener = socket.listen(0).expect("it listens");
+    let address = listener.local_addr().expect("bound");
+    let filling = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("the queue holds one");
+    (listener, vec![filling])
+}
+
+/// Upstream's patience with a destination that does not answer ends after 20 s, a caller's when the
+/// caller's does.
+#[tokio::test(start_paused = true)]
+async fn who_decides_when_a_dial_ends() {
+    let (listener, _filling) = unanswering().await;
+    let upstream = Upstream::new(
+        listener.local_addr().expect("bound"),
+        UpstreamOptions::default(),
+    );
+    let minute = Duration::from_secs(60);
+    let sent = upstream.send(request("GET", Body::empty(())), Protocol::Http1);
+    let failed = tokio::time::timeout(minute, sent).await.expect("it ends");
+    let error = failed.expect_err("nobody answers").to_string();
+    assert!(error.starts_with("timed out dialing"), "{error}");
+    let sent = upstream.send_dialling_once(request("GET", Body::empty(())));
+    assert!(tokio::time::timeout(minute, sent).await.is_err());
+}
