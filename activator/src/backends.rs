@@ -8,7 +8,8 @@
 //! - let a probe that timed out have more time at the next attempt, up to [`MAX_PROBE_TIMEOUT`], and
 //!   give those of new destinations what the last that passed had needed ([`Pace`]);
 //! - take a pod that refuses connections from traffic out of rotation until a probe passes again;
-//! - forget at scale to zero that pods could not be addressed directly.
+//! - go on asking a ready pod every [`ASIDE_PAUSE`] while the ClusterIP is used, and go back to
+//!   direct addressing when one answers, as well as at scale to zero.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,6 +22,10 @@ use crate::world::Backends;
 /// How far a probe's time grows after time-outs (unless the configured one is longer). Covers a
 /// round trip of a second, with a connection to be made first.
 pub const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The pause between probes of pods while the ClusterIP is used. One pod is asked at a time, which is
+/// next to nothing in a mesh that hides them for good.
+pub const ASIDE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How much longer a probe may take than one that passed: that one may have found a connection, where
 /// the first of a new pod has a second round trip to make.
@@ -169,6 +174,7 @@ impl BackendsState {
             self.publish_pods(effects);
         } else {
             self.use_cluster_ip(effects);
+            self.go_on_aside(None, effects);
         }
     }
 
@@ -238,6 +244,13 @@ impl BackendsState {
         }
         pod.ready = ready;
         if !probes {
+            // Ready pods are asked aside, one by one.
+            if !ready {
+                pod.healthy = false;
+                if pod.probe.take().is_some() {
+                    effects.push(Effect::Cancel(Target::Pod(dest)));
+                }
+            }
             return;
         }
         if ready && self.options.mesh_mode == MeshMode::Disabled {
@@ -293,11 +306,69 @@ impl BackendsState {
         if answer == Answer::TimedOut {
             pod.timeouts = pod.timeouts.saturating_add(1);
         }
+        if !self.pods_addressable {
+            self.go_on_aside(Some(dest), effects);
+            return;
+        }
         self.publish_pods(effects);
         if answer != Answer::Pass {
             self.probe_pod(dest, self.options.frequency, effects);
             self.consider_cluster_ip(effects);
         }
+    }
+
+    /// While the ClusterIP is used: asks one ready pod after the other, and once one has passed all
+    /// the others, to go back to direct addressing with as many as there are.
+    fn go_on_aside(&mut self, answered: Option<SocketAddr>, effects: &mut Vec<Effect>) {
+        if self.pods_addressable || self.options.mesh_mode != MeshMode::Auto {
+            return;
+        }
+        let healthy = self.pods.values().filter(|pod| pod.healthy).count();
+        let passed = answered.is_some_and(|dest| self.pods[&dest].healthy);
+        if passed && healthy == 1 {
+            for dest in self.ready_pods(|pod| !pod.healthy) {
+                self.probe_pod(dest, Duration::ZERO, effects);
+            }
+        }
+        if !self.ready_pods(|pod| pod.probe.is_some()).is_empty() {
+            return;
+        }
+        if healthy > 0 {
+            self.address_pods(effects);
+            return;
+        }
+        let ready = self.ready_pods(|_| true);
+        let next = ready.iter().find(|dest| Some(**dest) > answered);
+        if let Some(dest) = next.or(ready.first()) {
+            self.probe_pod(*dest, ASIDE_PAUSE, effects);
+        }
+    }
+
+    /// From the ClusterIP back to the pods that have passed; the others are probed as ever.
+    fn address_pods(&mut self, effects: &mut Vec<Effect>) {
+        self.pods_addressable = true;
+        self.cluster_ip.healthy = false;
+        self.cancel_cluster_ip(effects);
+        self.publish_pods(effects);
+        let optimization = self.probe_optimization;
+        let others = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| !pod.healthy && pod.probe.is_none() && (pod.ready || optimization));
+        let others: Vec<_> = others.map(|(dest, pod)| (*dest, pod.failed)).collect();
+        for (dest, failed) in others {
+            let pause = if failed {
+                self.options.frequency
+            } else {
+                Duration::ZERO
+            };
+            self.probe_pod(dest, pause, effects);
+        }
+    }
+
+    fn ready_pods(&self, and: impl Fn(&Pod) -> bool) -> Vec<SocketAddr> {
+        let ready = self.pods.iter().filter(|(_, pod)| pod.ready && and(pod));
+        ready.map(|(dest, _)| *dest).collect()
     }
 
     fn publish_pods(&mut self, effects: &mut Vec<Effect>) {
@@ -396,6 +467,7 @@ impl BackendsState {
                 }
             }
             self.use_cluster_ip(effects);
+            self.go_on_aside(None, effects);
         } else if !self.probes_pods() {
             self.probe_cluster_ip(self.options.frequency, effects);
         }

@@ -208,7 +208,7 @@ fn edge_case_28_possible_mesh() {
     case.pod(2, Answer::Fail)
         .cluster(Answer::Pass)
         .expect(&[through_cluster_ip(1)])
-        .expect_probed(&[]);
+        .expect_probed(&[1]);
 }
 
 /// Edge case 29: 404 or 500 come from no mesh.
@@ -221,20 +221,88 @@ fn edge_case_29_not_mesh() {
         .expect_probed(&[1, 2]);
 }
 
-/// Edge case 30: the ClusterIP stays while there are pods, but not across scale to zero, which
-/// differs from upstream on purpose.
+/// Edge case 30: the ClusterIP stays until a pod answers, which differs from upstream on purpose, as
+/// does that it is forgotten at scale to zero.
 #[test]
 fn edge_case_30_cluster_ip_sticks() {
     let mut case = Case::new(MeshMode::Auto);
     case.list(&[1], &[])
         .pod(1, Answer::Fail)
         .cluster(Answer::Pass)
-        .expect(&[through_cluster_ip(1)]);
-    case.list(&[1, 2], &[])
+        .expect(&[through_cluster_ip(1)])
+        .expect_probed(&[1]);
+    // One pod at a time, and seldom.
+    case.list(&[1, 2], &[3])
         .expect(&[through_cluster_ip(2)])
-        .expect_probed(&[]);
-    case.list(&[], &[]).expect(&[pods(&[])]);
+        .expect_probed(&[1]);
+    assert_eq!(case.pending[&Target::Pod(dest(1))].delay, ASIDE_PAUSE);
+    case.pod(1, Answer::Fail).expect_probed(&[2]);
+    assert_eq!(case.pending[&Target::Pod(dest(2))].delay, ASIDE_PAUSE);
+    case.pod(2, Answer::NotMesh).expect_probed(&[1]);
+    case.pod(1, Answer::TimedOut).expect_probed(&[2]);
+    case.expect(&[]);
+    case.list(&[], &[]).expect(&[pods(&[])]).expect_probed(&[]);
     case.list(&[1], &[]).expect_probed(&[1]);
+}
+
+/// Pods that could not be addressed for a moment are, once one of them answers: all the others are
+/// asked at once, so that as many as there are take over together.
+#[test]
+fn direct_addressing_comes_back() {
+    let mut case = Case::new(MeshMode::Auto);
+    case.list(&[1, 2, 3], &[4])
+        .pod(1, Answer::Fail)
+        .pod(2, Answer::Fail)
+        .pod(3, Answer::Fail)
+        .pod(4, Answer::Fail)
+        .cluster(Answer::Pass)
+        .expect(&[through_cluster_ip(3)])
+        .expect_probed(&[1]);
+    case.pod(1, Answer::Pass).expect(&[]).expect_probed(&[2, 3]);
+    for last in [2, 3] {
+        let probe = case.pending[&Target::Pod(dest(last))];
+        assert_eq!(probe.delay, Duration::ZERO);
+    }
+    case.pod(2, Answer::Pass).expect(&[]);
+    case.pod(3, Answer::Fail)
+        .expect(&[pods(&[1, 2])])
+        .expect_probed(&[3, 4]);
+    case.pod(3, Answer::Pass)
+        .pod(4, Answer::Pass)
+        .expect(&[pods(&[1, 2, 3]), pods(&[1, 2, 3, 4])])
+        .expect_probed(&[]);
+    // The ClusterIP is as unknown as before.
+    case.list(&[5], &[]).take_published();
+    case.pod(5, Answer::Fail);
+    assert!(case.probed().contains(&Target::ClusterIp(cluster_ip())));
+}
+
+/// Who is asked aside may leave, or stop being ready, at any moment.
+#[test]
+fn pods_asked_aside_that_leave() {
+    let mut case = Case::with(MeshMode::Auto, false, false);
+    case.list(&[1], &[])
+        .pod(1, Answer::Fail)
+        .cluster(Answer::Pass);
+    case.list(&[2], &[]).expect_probed(&[2]);
+    case.list(&[3], &[2]).expect_probed(&[3]);
+    case.list(&[], &[3]).expect_probed(&[]);
+    case.list(&[1, 2, 3], &[]).expect_probed(&[1]);
+    case.take_published();
+    // The last one that has not answered yet.
+    case.pod(1, Answer::Pass).pod(2, Answer::Pass).expect(&[]);
+    case.list(&[1, 2], &[])
+        .expect(&[through_cluster_ip(2), pods(&[1, 2])])
+        .expect_probed(&[]);
+}
+
+/// A mesh that hides pods, by what the operator says, is never tried.
+#[test]
+fn hidden_pods_are_not_asked_aside() {
+    let mut case = Case::new(MeshMode::Enabled);
+    case.list(&[1, 2], &[]).cluster(Answer::Pass);
+    case.expect_probed(&[]);
+    case.list(&[1, 2, 3], &[]).expect_probed(&[]);
 }
 
 /// Edge case 31: addressable pods in a mesh that hides them are never usable.
