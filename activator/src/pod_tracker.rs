@@ -4,7 +4,7 @@
 //! snapshot, and a request that outlives the destination's listing, can hold the tracker by itself.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use crate::affinity::{self, Place};
 use crate::picker::Candidate;
@@ -25,11 +25,18 @@ pub struct PodTracker {
     /// Requests of others at the pod, as of its last answer.
     others: AtomicU32,
     /// Whether the pod says how busy it is, which only queue-proxies of ours do.
-    reports: AtomicBool,
+    reports: AtomicU8,
     /// The queue-proxy said it is full although we see a free slot: others use the pod too.
     full: AtomicBool,
     cluster_ip: bool,
 }
+
+/// The pod has not answered a request yet.
+const UNKNOWN: u8 = 0;
+/// Its last answer said how busy it is.
+const REPORTS: u8 = 1;
+/// Its last answer did not.
+const SILENT: u8 = 2;
 
 /// What a new pod gets at once.
 const RAMP_START: u32 = 16;
@@ -66,7 +73,7 @@ impl PodTracker {
             in_flight: AtomicU32::new(0),
             served: AtomicU32::new(0),
             others: AtomicU32::new(0),
-            reports: AtomicBool::new(false),
+            reports: AtomicU8::new(UNKNOWN),
             full: AtomicBool::new(false),
             cluster_ip,
         }
@@ -111,12 +118,27 @@ impl PodTracker {
         }
     }
 
-    /// The pod said how many requests it has, all activators' together; true the first time.
+    /// The pod said how many requests it has, all activators' together; true unless it did so the
+    /// last time, too.
     pub(crate) fn reported(&self, executing: u32, waiting: u32) -> bool {
         let all = executing.saturating_add(waiting);
         let others = all.saturating_sub(self.in_flight());
         self.others.store(others, Ordering::Relaxed);
-        !self.reports.swap(true, Ordering::Relaxed)
+        self.reports.swap(REPORTS, Ordering::Relaxed) != REPORTS
+    }
+
+    /// The pod answered without saying so; true unless it did so the last time, too.
+    pub(crate) fn not_reporting(&self) -> bool {
+        self.others.store(0, Ordering::Relaxed);
+        self.reports.swap(SILENT, Ordering::Relaxed) != SILENT
+    }
+
+    /// Whether the pod says how busy it is; `None` before its first answer.
+    pub(crate) fn reports(&self) -> Option<bool> {
+        match self.reports.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            reports => Some(reports == REPORTS),
+        }
     }
 
     /// What the pod has to do, as far as is known here.

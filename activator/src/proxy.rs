@@ -170,6 +170,7 @@ impl Shared {
                 if let Some(spans) = spans {
                     spans.asking(&mut sent, upstream.address(), Instant::now());
                 }
+                let asked = sent.headers().contains_key(&CAPABILITY);
                 // Boxed: its size would be that of every request that waits, and of every connection
                 // that idles.
                 let start = Instant::now();
@@ -194,7 +195,7 @@ impl Shared {
                         {
                             sessions.lock().learn(key, tracker.dest());
                         }
-                        if !self.is_not_started(entry, tracker, &mut forwarded) {
+                        if !self.is_not_started(entry, tracker, asked, &mut forwarded) {
                             return Ok(Proxied {
                                 forwarded,
                                 slot,
@@ -321,21 +322,26 @@ impl Shared {
     }
 
     /// Whether the queue-proxy was full and did not start the request. Takes what only we
-    /// understand out of its answer.
+    /// understand out of its answer. `asked`: one of ours would have said how busy it is.
     fn is_not_started(
         &self,
         entry: &Arc<Entry>,
         tracker: &Arc<PodTracker>,
+        asked: bool,
         forwarded: &mut Forwarded,
     ) -> bool {
+        let status = forwarded.response.status();
         let headers = forwarded.response.headers_mut();
-        if let Some(load) = headers.remove(&LOAD)
-            && let Some((executing, waiting)) = read_load(&load)
-        {
+        let load = headers.remove(&LOAD);
+        if let Some((executing, waiting)) = load.as_ref().and_then(read_load) {
             entry.throttler.reported(tracker, executing, waiting);
+        } else if asked && (status.is_success() || status.is_redirection()) {
+            // An error may be anybody's: a mesh's, or that of a queue-proxy of ours which took the
+            // request for a probe or did not get as far as to look.
+            entry.throttler.not_reporting(tracker);
         }
         let not_started = headers.remove(&NOT_STARTED).is_some();
-        if !not_started || forwarded.response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        if !not_started || status != StatusCode::SERVICE_UNAVAILABLE {
             return false;
         }
         self.note_full(&entry.throttler, tracker);

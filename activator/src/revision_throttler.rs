@@ -240,7 +240,15 @@ impl RevisionThrottler {
     /// A pod said how busy it is: executing and waiting requests.
     pub fn reported(&self, tracker: &PodTracker, executing: u32, waiting: u32) {
         if tracker.reported(executing, waiting) {
-            self.change(|state| state.trackers.set_pods_report());
+            self.change(|state| state.trackers.reports_changed());
+        }
+    }
+
+    /// A pod answered a request without saying how busy it is, so its queue-proxy is not ours (any
+    /// more).
+    pub fn not_reporting(&self, tracker: &PodTracker) {
+        if tracker.not_reporting() {
+            self.change(|state| state.trackers.reports_changed());
         }
     }
 

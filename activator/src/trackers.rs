@@ -49,7 +49,8 @@ pub struct Trackers {
     shared: Vec<Arc<PodTracker>>,
     /// Whether all activators in the path are ours.
     peers_share: bool,
-    /// Whether the revision's queue-proxies are ours.
+    /// Whether the revision's queue-proxies are ours: all that have answered, and one has. While none
+    /// has, what the last ones did.
     pods_report: bool,
     cluster_ip: Option<Arc<PodTracker>>,
     backends: usize,
@@ -142,8 +143,14 @@ impl Trackers {
         self.recompute();
     }
 
+    /// A pod began to report, or ceased to.
+    pub(crate) fn reports_changed(&mut self) {
+        self.recompute();
+    }
+
     /// The revision's queue-proxies are ours.
-    pub fn set_pods_report(&mut self) {
+    #[cfg(test)]
+    pub(crate) fn set_pods_report(&mut self) {
         self.pods_report = true;
         self.recompute();
     }
@@ -157,7 +164,16 @@ impl Trackers {
             && self.cluster_ip.is_none()
     }
 
+    /// A queue-proxy of Go's takes a request that must not wait for any other, so one is enough.
+    fn ask_who_reports(&mut self) {
+        let mut answered = self.pods.iter().filter_map(|pod| pod.reports()).peekable();
+        if answered.peek().is_some() {
+            self.pods_report = answered.all(|reports| reports);
+        }
+    }
+
     fn recompute(&mut self) {
+        self.ask_who_reports();
         self.assigned.clear();
         self.shared.clear();
         if self.cluster_ip.is_none() {
@@ -329,6 +345,37 @@ mod tests {
         trackers.set_peers_share(false);
         assert_eq!(trackers.capacity(), 2);
         assert!(trackers.shared().is_empty());
+    }
+
+    /// One queue-proxy that does not report is enough to divide pods again, until it reports or goes.
+    #[test]
+    fn pods_are_divided_while_one_does_not_report() {
+        let mut trackers = Trackers::new(1);
+        trackers.update(&pods(&[1, 2]));
+        trackers.public_endpoints(&["10.1.0.1", "10.1.0.2"], "10.1.0.1");
+        trackers.set_peers_share(true);
+        let all = trackers.pods.clone();
+        assert!(all[0].reported(0, 0));
+        trackers.reports_changed();
+        assert!(trackers.is_sharing(), "the other has said nothing yet");
+        assert!(all[1].not_reporting());
+        trackers.reports_changed();
+        assert!(!trackers.is_sharing());
+        assert_eq!(trackers.capacity(), 1);
+        assert!(all[1].reported(0, 0));
+        trackers.reports_changed();
+        assert!(trackers.is_sharing());
+        assert!(all[1].not_reporting());
+        trackers.reports_changed();
+        trackers.update(&pods(&[1]));
+        assert!(trackers.is_sharing());
+        // At zero and afterwards the last answers count.
+        trackers.update(&pods(&[]));
+        trackers.update(&pods(&[3, 4]));
+        assert!(trackers.is_sharing());
+        assert!(trackers.pods[0].not_reporting());
+        trackers.reports_changed();
+        assert!(!trackers.is_sharing());
     }
 
     /// A new pod gets a few requests at once and more as it answers; alone it gets all.

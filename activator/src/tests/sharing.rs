@@ -1,5 +1,7 @@
 //! Several activators of ours in one path share pods; with anybody else's they divide them.
 
+use serving::names;
+
 use super::pods::Pod;
 use super::*;
 
@@ -77,6 +79,37 @@ fn pods_are_shared() {
             assert_eq!(one.await.unwrap().body, "released");
         }
         assert!(pods.iter().all(|pod| pod.state.most_running.get() <= 1));
+    });
+}
+
+/// A queue-proxy that does not report (any more) would let requests wait that must not, so pods are
+/// divided again. Errors prove nothing.
+#[test]
+fn pods_that_cease_to_report_are_divided() {
+    run(async {
+        let [world, other] = pair().await;
+        let pods = our_pods::<2>().await;
+        list_activators(&world).await;
+        list_activators(&other).await;
+        world.list(&pods.each_ref().map(|pod| pod.address)).await;
+        eventually("the own part", || world.snapshot().destinations.len() == 1).await;
+        assert_eq!(world.get("/").await.status, 200);
+        eventually("all pods", || world.snapshot().destinations.len() == 2).await;
+        pods.iter().for_each(|pod| pod.state.places.set(None));
+        assert_eq!(world.get("/teapot").await.status, 418);
+        // Hop-by-hop headers do not arrive, so nobody was asked.
+        let unasked = to_revision("/").header("connection", names::CAPABILITY_HEADER);
+        let body = http_body_util::Full::new(Bytes::from("x".repeat(20 << 10)));
+        let post = unasked.method("POST").body(body).unwrap();
+        assert_eq!(respond(world.address, post).await.status(), 200);
+        assert_eq!(world.snapshot().destinations.len(), 2);
+        assert_eq!(world.get("/").await.status, 200);
+        assert_eq!(world.snapshot().destinations.len(), 1);
+        assert_eq!(world.snapshot().capacity, 1);
+        // The own pod's successor reports, and the other one has not been asked since.
+        pods.iter().for_each(|pod| pod.state.places.set(Some(1)));
+        assert_eq!(world.get("/").await.status, 200);
+        assert_eq!(world.snapshot().destinations.len(), 2);
     });
 }
 
