@@ -6,13 +6,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use activator::config::Config;
+use activator::kubernetes::config_maps::COMPONENT;
 use activator::kubernetes::flags::Flags;
 use activator::kubernetes::{config_maps, process};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serving::config::Logging;
 use serving::environment::ProcessEnvironment;
 use serving::lifecycle::signals;
-use serving::telemetry::{LineWriter, LogLayer, LogOutput, LogSettings};
+use serving::telemetry::{LineWriter, LogLayer, LogLevel, LogOutput, LogSettings};
 use tracing_subscriber::layer::SubscriberExt;
 
 const HELP: &str = "\
@@ -53,9 +54,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for wrong arguments.
 const USAGE: u8 = 2;
-
-/// The component's name in `config-logging`.
-const COMPONENT: &str = "activator";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -111,11 +109,11 @@ async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
             &config.config_observability,
         )
         .await?;
-        let log = install_log(&configuration.logging, &config.options.pod_name)?;
+        let (log, level) = install_log(&configuration.logging, &config.options.pod_name)?;
         // Request log lines go to standard output, wherever the log itself goes.
         let lines = LineWriter::stdout()?;
         let pushed = exports(&config, &configuration)?;
-        let outputs = (lines.clone(), pushed);
+        let outputs = (lines.clone(), level, pushed);
         let run = process::run(config, configuration, client.clone(), outputs, first);
         let result = Box::pin(run).await;
         lines.flush();
@@ -167,22 +165,24 @@ async fn client(flags: Flags) -> Result<kube::Client, Box<dyn Error>> {
     Ok(kube::Client::try_from(config)?)
 }
 
-fn install_log(logging: &Logging, pod: &str) -> io::Result<LineWriter> {
-    let level = logging.levels.get(COMPONENT);
-    let level = level.map_or_else(String::new, |level| format!("{level:?}").to_lowercase());
-    let (settings, problem) = LogSettings::read(&logging.zap_config, &level);
+/// Where the log goes, and how much of it, which may change.
+fn install_log(logging: &Logging, pod: &str) -> io::Result<(LineWriter, LogLevel)> {
+    let level = logging.level(COMPONENT);
+    let level = level.map(|level| level.as_str()).unwrap_or_default();
+    let (settings, problem) = LogSettings::read(&logging.zap_config, level);
     let writer = match settings.output {
         LogOutput::Stdout => LineWriter::stdout()?,
         LogOutput::Stderr => LineWriter::stderr()?,
     };
     let constant = [("knative.dev/pod", pod)];
     let layer = LogLayer::new(settings, COMPONENT, &constant, writer.clone());
+    let level = layer.level();
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(io::Error::other)?;
     if let Some(problem) = problem {
         tracing::warn!(error = %problem, "zap-logger-config is not used");
     }
-    Ok(writer)
+    Ok((writer, level))
 }
 
 fn print(text: &str) -> ExitCode {

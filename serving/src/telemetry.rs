@@ -25,6 +25,8 @@ pub use settings::{
     Caller, Encoding, LevelCase, LogOutput, LogSettings, Sampling, SettingsError, TimeFormat,
 };
 
+use crate::config::{Data, Logging};
+
 /// Events of other crates are kept from this level upwards, whatever level is configured.
 const FOREIGN_LEVEL: LevelFilter = LevelFilter::WARN;
 
@@ -247,6 +249,31 @@ impl LogLevel {
             tracing::callsite::rebuild_interest_cache();
         }
         Ok(changed)
+    }
+
+    /// Takes the level of a component from `config-logging`, which may have another `name`. A map
+    /// that cannot be used is logged and changes nothing.
+    pub fn follow(&self, component: &str, name: &str, data: &Data) {
+        let problem: Box<dyn std::error::Error> = match Logging::parse(data) {
+            Ok(logging) => {
+                let level = logging.level(component);
+                let level = level.map(|level| level.as_str()).unwrap_or_default();
+                match self.configure(&logging.zap_config, level) {
+                    Ok(true) => {
+                        tracing::info!(level = %self.get(), "the log level has changed");
+                        return;
+                    }
+                    Ok(false) => return,
+                    Err(error) => error.into(),
+                }
+            }
+            Err(error) => error.into(),
+        };
+        tracing::error!(
+            name,
+            error = &*problem,
+            "the config map is invalid, the log level stays"
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serving::config::{Data, InvalidConfig, Logging, Network, Observability, network};
+use serving::telemetry::LogLevel;
 
 use crate::Activator;
 
@@ -77,21 +78,49 @@ async fn get<T>(
     })
 }
 
-/// Applies the observability map's changes as long as it is polled.
-pub async fn follow(client: &Client, namespace: &str, observability: &str, activator: &Activator) {
+/// The component's name in `config-logging`.
+pub const COMPONENT: &str = "activator";
+
+/// What is followed: the names of two maps, and the level that one of them sets.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The name of `config-observability`.
+    pub observability: String,
+    /// The name of `config-logging`.
+    pub logging: String,
+    /// The level of this process's log; `None` if something else decides it.
+    pub level: Option<LogLevel>,
+}
+
+/// Applies changes of the maps of observability and logging as long as it is polled.
+pub async fn follow(client: &Client, namespace: &str, followed: &Followed, activator: &Activator) {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let only = watcher::Config::default().fields(&format!("metadata.name={observability}"));
-    let mut events = watcher(api, only).default_backoff().boxed();
+    let observability = changes(
+        &api,
+        &followed.observability,
+        |data| match Observability::parse(data) {
+            Ok(observability) => apply(&observability, activator),
+            Err(error) => tracing::error!(%error, "config-observability is not used"),
+        },
+    );
+    let logging = async {
+        if let Some(level) = &followed.level {
+            let name = &followed.logging;
+            changes(&api, name, |data| level.follow(COMPONENT, name, data)).await;
+        }
+    };
+    tokio::join!(observability, logging);
+}
+
+/// One map as it is, and whenever it changes. What is deleted goes on to hold.
+async fn changes(api: &Api<ConfigMap>, name: &str, mut apply: impl FnMut(&Data)) {
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = watcher(api.clone(), only).default_backoff().boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(map) | Event::InitApply(map)) => {
-                match Observability::parse(&map.data.unwrap_or_default()) {
-                    Ok(observability) => apply(&observability, activator),
-                    Err(error) => tracing::error!(%error, "config-observability is not used"),
-                }
-            }
+            Ok(Event::Apply(map) | Event::InitApply(map)) => apply(&map.data.unwrap_or_default()),
             Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
-            Err(error) => tracing::warn!(%error, "watch of config-observability failed"),
+            Err(error) => tracing::warn!(name, %error, "watch of a ConfigMap failed"),
         }
     }
 }

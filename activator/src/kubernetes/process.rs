@@ -20,7 +20,7 @@ use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::forward::error_response;
 use serving::resident::forget_start_after;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
-use serving::telemetry::{LineWriter, PROMETHEUS_TEXT, prometheus_text};
+use serving::telemetry::{LineWriter, LogLevel, PROMETHEUS_TEXT, prometheus_text};
 use serving::tls::{self, ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificates;
-use super::config_maps::{self, Configuration};
+use super::config_maps::{self, Configuration, Followed};
 use super::ingress::IngressOptions;
 use super::watches::{Watches, may_list_endpoint_slices};
 use crate::config::{
@@ -131,7 +131,7 @@ pub async fn run(
     config: Config,
     configuration: Configuration,
     client: Client,
-    (log, export): (LineWriter, Exports),
+    (log, level, export): (LineWriter, LogLevel, Exports),
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let mut tasks = JoinSet::new();
@@ -187,9 +187,14 @@ pub async fn run(
     drop(updates);
 
     let follower = activator.clone();
+    let followed = Followed {
+        observability: config.config_observability,
+        logging: config.config_logging,
+        level: Some(level),
+    };
     tasks.spawn_local(async move {
-        let (namespace, name) = (config.system_namespace, config.config_observability);
-        config_maps::follow(&client, &namespace, &name, &follower).await;
+        let namespace = &config.system_namespace;
+        config_maps::follow(&client, namespace, &followed, &follower).await;
     });
     if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
         let scrapes = Scrapes(registry);

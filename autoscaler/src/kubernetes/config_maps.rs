@@ -166,7 +166,9 @@ impl Live {
     /// Takes in a map; true when something that decisions depend on has changed.
     fn apply(&mut self, name: &str, data: &BTreeMap<String, String>) -> bool {
         if name == self.logging {
-            self.apply_logging(data);
+            if let Some(level) = &self.log_level {
+                level.follow(COMPONENT, name, data);
+            }
             return false;
         }
         let mut next = self.config.clone();
@@ -183,32 +185,6 @@ impl Live {
         let changed = next != self.config;
         self.config = next;
         changed
-    }
-
-    fn apply_logging(&self, data: &BTreeMap<String, String>) {
-        let Some(log_level) = &self.log_level else {
-            return;
-        };
-        let problem: Box<dyn std::error::Error> = match Logging::parse(data) {
-            Ok(logging) => {
-                let level = logging.level(COMPONENT);
-                let level = level.map(|level| level.as_str()).unwrap_or_default();
-                match log_level.configure(&logging.zap_config, level) {
-                    Ok(true) => {
-                        tracing::info!(level = %log_level.get(), "the log level has changed");
-                        return;
-                    }
-                    Ok(false) => return,
-                    Err(error) => error.into(),
-                }
-            }
-            Err(error) => error.into(),
-        };
-        tracing::error!(
-            name = self.logging,
-            error = &*problem,
-            "the config map is invalid, the log level stays"
-        );
     }
 }
 

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use serving::body::Body;
 use serving::forward::error_response;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
+use serving::telemetry::{LineWriter, LogLayer, LogSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
 
 use super::*;
 use crate::{Options, UPDATES_CAPACITY};
@@ -36,7 +38,10 @@ impl Handler for ApiServer {
         }
         let name = path.rsplit('/').next().unwrap_or_default();
         let answer = if name == "configmaps" {
-            json!({"metadata": {"resourceVersion": "1"}, "items": [map("config-observability")]})
+            let only = query
+                .split('&')
+                .find_map(|it| it.strip_prefix("fieldSelector=metadata.name%3D"));
+            json!({"metadata": {"resourceVersion": "1"}, "items": [map(only.unwrap_or_default())]})
         } else if name == self.missing.get() {
             return error_response(StatusCode::NOT_FOUND, "no such ConfigMap", ());
         } else {
@@ -48,7 +53,8 @@ impl Handler for ApiServer {
 
 fn map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": "knative-serving"}})
+        "metadata": {"name": name, "namespace": "knative-serving"},
+        "data": {"loglevel.activator": "debug"}})
 }
 
 async fn start() -> (Rc<ApiServer>, Client) {
@@ -87,8 +93,8 @@ fn edge_case_74_missing_maps() {
     });
 }
 
-/// Edge case 38: what `config-network` says counts from the start to the end; only the map of
-/// observability is followed.
+/// Edge case 38: what `config-network` says counts from the start to the end; the maps of
+/// observability and logging are followed.
 #[test]
 fn edge_case_38_the_network_is_not_followed() {
     crate::tests::run(async {
@@ -96,27 +102,33 @@ fn edge_case_38_the_network_is_not_followed() {
         let (_updates, received) = mpsc::channel(UPDATES_CAPACITY);
         let options = Options::new("activator-0", "10.1.0.1");
         let (activator, _driver) = crate::new(options, received, &mut Registry::default());
+        let (settings, _) = LogSettings::read("", "info");
+        let writer = LineWriter::new(std::io::sink()).expect("a writer");
+        let level = LogLayer::new(settings, COMPONENT, &[], writer).level();
+        assert_eq!(level.get(), LevelFilter::INFO);
+        let followed = Followed {
+            observability: "config-observability".to_owned(),
+            logging: "config-logging".to_owned(),
+            level: Some(level.clone()),
+        };
         tokio::task::spawn_local(async move {
-            follow(
-                &client,
-                "knative-serving",
-                "config-observability",
-                &activator,
-            )
-            .await;
+            follow(&client, "knative-serving", &followed, &activator).await;
         });
         let watches = || {
             let asked = api_server.asked.borrow();
-            asked.iter().any(|uri| uri.contains("watch=true"))
+            asked
+                .iter()
+                .filter(|uri| uri.contains("watch=true"))
+                .count()
         };
-        while !watches() {
+        while watches() < 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        for uri in &*api_server.asked.borrow() {
-            assert!(
-                uri.contains("metadata.name%3Dconfig-observability"),
-                "{uri}"
-            );
-        }
+        assert_eq!(level.get(), LevelFilter::DEBUG, "what it says now");
+        let asked = api_server.asked.borrow();
+        let about = |name: &str| asked.iter().filter(|uri| uri.contains(name)).count();
+        let (observability, logging) = (about("config-observability"), about("config-logging"));
+        assert!(observability > 0 && logging > 0, "{asked:?}");
+        assert_eq!(observability + logging, asked.len(), "{asked:?}");
     });
 }
