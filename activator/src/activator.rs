@@ -77,6 +77,17 @@ pub struct Shared {
     pub(crate) tracing: OnceCell<Tracing>,
 }
 
+/// For whom a request was that got an error of our own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose<'a> {
+    Revision(&'a RevisionId),
+    /// At the gateway: straight to a Service's addresses.
+    Service {
+        namespace: &'a str,
+        name: &'a str,
+    },
+}
+
 /// What traffic tells the driver.
 #[derive(Debug)]
 pub(crate) enum Notice {
@@ -234,6 +245,11 @@ impl Activator {
         &self.shared.signer
     }
 
+    /// See [`Shared::note_error`].
+    pub(crate) fn note_error(&self, whose: Whose<'_>, reason: &'static str) {
+        self.shared.note_error(whose, reason);
+    }
+
     #[cfg(feature = "otel")]
     pub(crate) fn shared(&self) -> Rc<Shared> {
         Rc::clone(&self.shared)
@@ -326,12 +342,21 @@ impl Shared {
         forwarded
     }
 
+    /// Counts and logs a 5xx of our own; the response says the reason, too.
+    pub(crate) fn note_error(&self, whose: Whose<'_>, reason: &'static str) {
+        self.metrics.error(reason);
+        match whose {
+            Whose::Revision(revision) => tracing::info!(%revision, reason, "request failed"),
+            Whose::Service { namespace, name } => {
+                tracing::info!(namespace, service = name, reason, "request failed");
+            }
+        }
+    }
+
     /// There is no response but our own.
     fn failed(&self, failure: &Failure, mut exchange: Exchange) -> Response<ActivatorBody> {
-        let reason = failure.reason();
-        self.metrics.error(reason);
         let revision = &exchange.counted.entry().revision.id;
-        tracing::info!(%revision, reason, "request failed");
+        self.note_error(Whose::Revision(revision), failure.reason());
         let response = error::response(failure, ());
         exchange.status = response.status();
         if let Some(spans) = &mut exchange.spans {

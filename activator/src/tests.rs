@@ -271,3 +271,41 @@ impl Lines {
         String::from_utf8_lossy(&self.0.lock()).into_owned()
     }
 }
+
+/// What this thread logs, as `message key=value`; nothing after the guard is dropped.
+fn events() -> (Lines, tracing::subscriber::DefaultGuard) {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(Events(lines.clone()));
+    (lines, guard)
+}
+
+struct Events(Lines);
+
+impl tracing::Subscriber for Events {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("activator")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = format!("{}", event.metadata().level());
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                text.push_str(&format!(" {}={value:?}", field.name()));
+            },
+        );
+        text.push('\n');
+        self.0.0.lock().extend_from_slice(text.as_bytes());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}

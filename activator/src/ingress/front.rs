@@ -31,8 +31,9 @@ use tokio::time::Instant;
 
 use super::services::Destination;
 use super::table::{BackendRef, Draw, Matched, RouteTables};
-use crate::activator::{Activator, ActivatorBody};
+use crate::activator::{Activator, ActivatorBody, Whose};
 use crate::affinity::{Affinity, MAX_SPLIT_SESSIONS, McpSessions, Ticket, mcp_key};
+use crate::error::{self, Failure};
 use crate::exchange::Exchange;
 
 /// How long a resolved name is believed.
@@ -349,40 +350,56 @@ impl Front {
     ) -> Response<ActivatorBody> {
         let shared = &self.gateway.shared;
         match routing.destinations.get(backend) {
-            None => failed(StatusCode::SERVICE_UNAVAILABLE, "no service", "no service"),
+            None => self.unavailable(backend, "no service", "no service"),
             Some(Destination::Revision(id)) => {
                 name_revision(&mut request, id);
                 shared.activator.handle(request, connection).await
             }
             Some(Destination::Addresses { all, http2 }) => match shared.one_of(all) {
-                Some(dest) => self.forward(request, connection, dest, *http2).await,
-                None => failed(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "no endpoint",
-                    "no endpoint",
-                ),
+                Some(dest) => {
+                    let to = (backend, dest, *http2);
+                    self.forward(request, connection, to).await
+                }
+                None => self.unavailable(backend, "no endpoint", "no endpoint"),
             },
             Some(Destination::Name { name, http2 }) => {
                 let found = shared.resolve(name).await.unwrap_or_default();
                 match shared.one_of(&found) {
-                    Some(dest) => self.forward(request, connection, dest, *http2).await,
-                    None => failed(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "name not resolved",
-                        "no endpoint",
-                    ),
+                    Some(dest) => {
+                        let to = (backend, dest, *http2);
+                        self.forward(request, connection, to).await
+                    }
+                    None => self.unavailable(backend, "name not resolved", "no endpoint"),
                 }
             }
         }
     }
 
-    /// Straight to an address, in the protocol that its Service's port speaks.
+    /// 503: there is nowhere to send a request of this backend.
+    fn unavailable(
+        &self,
+        backend: &BackendRef,
+        reason: &'static str,
+        text: &str,
+    ) -> Response<ActivatorBody> {
+        self.note_error(backend, reason);
+        failed(StatusCode::SERVICE_UNAVAILABLE, reason, text)
+    }
+
+    fn note_error(&self, backend: &BackendRef, reason: &'static str) {
+        let whose = Whose::Service {
+            namespace: &backend.namespace,
+            name: &backend.name,
+        };
+        self.gateway.shared.activator.note_error(whose, reason);
+    }
+
+    /// Straight to an address of a backend, in the protocol that its Service's port speaks.
     async fn forward(
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
-        dest: SocketAddr,
-        http2: bool,
+        (backend, dest, http2): (&BackendRef, SocketAddr, bool),
     ) -> Response<ActivatorBody> {
         let shared = &self.gateway.shared;
         request.headers_mut().remove(&header::PROXY);
@@ -408,11 +425,10 @@ impl Front {
                 }
                 response.map(|body| Body::upstream(body, None))
             }
-            Err(error) => {
-                let mut response = error.response(None);
-                let reason = HeaderValue::from_static("no connection");
-                response.headers_mut().insert(&REASON, reason);
-                response
+            Err(failed) => {
+                let failure = Failure::Forward(failed);
+                self.note_error(backend, failure.reason());
+                error::response(&failure, None)
             }
         }
     }

@@ -491,6 +491,48 @@ fn conformance_headers_tags() {
     });
 }
 
+/// Every 5xx of the gateway's own says why: in a header, in the log and in a metric.
+#[test]
+fn own_errors_have_reasons() {
+    run(async {
+        let (lines, _guard) = events();
+        let mut cluster = Cluster::start().await;
+        let gone = cluster.backend("gone").await;
+        let _empty = cluster.backend("empty").await;
+        cluster.external_name("nameless", "nowhere.invalid", 80);
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        cluster.service_at("refusing", refusing.local_addr().unwrap());
+        drop(refusing);
+        let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        cluster.service_at("breaking", breaking.local_addr().unwrap());
+        tokio::task::spawn_local(super::request_path::serve_silently(breaking));
+        for (service, status, reason) in [
+            ("gone", 503, "no service"),
+            ("empty", 503, "no endpoint"),
+            ("nameless", 503, "name not resolved"),
+            ("refusing", 502, "no connection"),
+            ("breaking", 502, "connection broken"),
+        ] {
+            let mut split = split(service, 100);
+            split["servicePort"] = json!(80);
+            let paths = json!([{"splits": [split]}]);
+            cluster.serve_as(service, &json!({"rules": [rule(&[service], &paths)]}));
+            match service {
+                "gone" => cluster.remove_backend(&gone),
+                "empty" => cluster.no_addresses(service),
+                _ => {}
+            }
+            let answer = ask(cluster.external, get(service, "/")).await;
+            assert_eq!(answer.status, status, "{service}");
+            assert_eq!(answer.headers["pilotlight-reason"], reason);
+            let line = format!("namespace=\"ns\" service=\"{service}\" reason=\"{reason}\"");
+            assert!(lines.text().contains(&line), "{}", lines.text());
+            let counted = format!("pilotlight_activator_errors_total{{reason=\"{reason}\"}} 1");
+            assert!(cluster.world.scrape().contains(&counted), "{reason}");
+        }
+    });
+}
+
 /// A revision's Service goes through the queue: held at zero, counted, and sent as an activator's.
 /// Neither a client's headers nor its user agent get around the route (edge cases 73 and 77).
 #[test]

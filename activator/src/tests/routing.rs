@@ -106,6 +106,7 @@ fn edge_case_51_clients_that_leave() {
 #[test]
 fn full_queues() {
     run(async {
+        let (lines, _guard) = events();
         let mut options = Options::new("activator-0", "10.1.0.1");
         options.limits.max_queued_per_revision = 1;
         let world = World::start_with(options).await;
@@ -117,6 +118,8 @@ fn full_queues() {
         assert_eq!(refused.body, "pending request queue full\n");
         assert_eq!(refused.headers["retry-after"], "1");
         assert_eq!(refused.headers["pilotlight-reason"], "revision queue full");
+        let line = "request failed revision=default/hello-00001 reason=\"revision queue full\"";
+        assert!(lines.text().contains(line), "{}", lines.text());
         let pod = Pod::start().await;
         world.list(&[pod.address]).await;
         assert_eq!(waiting.await.unwrap().status, 200);

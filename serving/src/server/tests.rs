@@ -380,6 +380,10 @@ fn some_requests_are_answered_by_the_server() {
                 head.starts_with(&format!("HTTP/1.1 {status}\r\n")),
                 "{request}: {head}"
             );
+            // A 5xx that is nobody's but the proxy's says why.
+            let reason = "pilotlight-reason: unsupported transfer encoding\r\n";
+            let has_reason = head.to_ascii_lowercase().contains(reason);
+            assert_eq!(has_reason, status.starts_with('5'), "{head}");
         }
     });
 }

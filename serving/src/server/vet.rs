@@ -1,8 +1,11 @@
 //! Requests that are answered before any handler sees them, as Go's server does.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use crate::body::{Body, Guard};
+use crate::names;
+
+static REASON: HeaderName = HeaderName::from_static(names::REASON_HEADER);
 
 /// Fields of an HTTP/2 request unless the options say otherwise: a small block may decode to a
 /// great many. More than HTTP/1 lines, because cookies come in crumbs.
@@ -39,7 +42,10 @@ pub(super) fn refusal<B: http_body::Body, G: Guard>(
     }
     if !request.body().is_end_stream() && has_other_coding(request) {
         let text = "501 Not Implemented: unsupported transfer encoding";
-        return Some(refuse(StatusCode::NOT_IMPLEMENTED, text));
+        let mut response = refuse(StatusCode::NOT_IMPLEMENTED, text);
+        let reason = HeaderValue::from_static("unsupported transfer encoding");
+        response.headers_mut().insert(&REASON, reason);
+        return Some(response);
     }
     // After a 2xx nobody could say whether what follows is HTTP, and no app of Knative's is a proxy.
     if request.method() == Method::CONNECT {

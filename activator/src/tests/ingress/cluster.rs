@@ -191,6 +191,19 @@ impl Cluster {
         services.apply_endpoints(key(name), name.to_owned(), Some(listed));
     }
 
+    /// A Service in front of one address.
+    pub(super) fn service_at(&mut self, name: &str, address: SocketAddr) {
+        self.add_service(name, address, "http", "");
+    }
+
+    /// The Service stays, its pods are gone.
+    pub(super) fn no_addresses(&mut self, name: &str) {
+        let none = Some(Endpoints::default());
+        let services = &mut self.reconciler.services;
+        services.apply_endpoints(key(name), name.to_owned(), none);
+        self.rebuild();
+    }
+
     pub(super) fn remove_backend(&mut self, backend: &Backend) {
         let name = &backend.0.name;
         let services = &mut self.reconciler.services;
