@@ -270,3 +270,93 @@ fn broken_connections() {
         }
     });
 }
+
+/// A pod at `127.0.0.<last>`, which is taken before those with higher numbers.
+async fn pod_at(last: u8) -> Pod {
+    Pod::on(
+        TcpListener::bind(SocketAddr::from(([127, 0, 0, last], 0)))
+            .await
+            .unwrap(),
+    )
+}
+
+async fn kill(pods: &[Pod]) {
+    pods.iter().for_each(Pod::die);
+    for pod in pods {
+        eventually("it is gone", || {
+            std::net::TcpStream::connect(pod.address).is_err()
+        })
+        .await;
+    }
+}
+
+/// A connection that cannot be made is tried elsewhere so often and no oftener: two dead pods are
+/// got over with two retries, three are not.
+#[test]
+fn connect_retries_are_limited() {
+    run(async {
+        for (count, status) in [(2_u8, 200), (3, 502)] {
+            let world = limited(|limits| limits.max_connect_retries = 2).await;
+            let mut dead = Vec::new();
+            for last in 1..=count {
+                dead.push(pod_at(last).await);
+            }
+            let alive = pod_at(count + 1).await;
+            let mut all: Vec<_> = dead.iter().map(|pod| pod.address).collect();
+            all.push(alive.address);
+            world.list_and_wait(&all).await;
+            kill(&dead).await;
+            let answer = world.get("/").await;
+            assert_eq!(answer.status, status, "{count} dead pods");
+            assert_eq!(alive.state.served.get(), usize::from(status == 200));
+        }
+    });
+}
+
+/// A request that is refused everywhere is refused as often as it may be sent.
+#[test]
+fn redispatches_are_limited() {
+    run(async {
+        for max_redispatches in [0, 1, 3] {
+            let world = limited(|limits| limits.max_redispatches = max_redispatches).await;
+            let pods = [pod_at(1).await, pod_at(2).await];
+            pods.iter().for_each(|pod| pod.state.full.set(true));
+            world
+                .list_and_wait(&pods.each_ref().map(|pod| pod.address))
+                .await;
+            assert_eq!(world.get("/").await.status, 503);
+            let refused: usize = pods.iter().map(|pod| pod.state.refused.get()).sum();
+            assert_eq!(refused, max_redispatches as usize + 1);
+        }
+    });
+}
+
+/// However many retries each request has, those of all after failures are ten at first, a fifth of
+/// the requests and ten a second.
+#[test]
+fn retries_are_limited_by_the_budget() {
+    const REQUESTS: usize = 40;
+    run(async {
+        let world = limited(|limits| limits.max_connect_retries = 8).await;
+        let attempts = Rc::new(Cell::new(0));
+        let mut pods = Vec::new();
+        for _ in 0..2 {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            pods.push(socket.local_addr().unwrap());
+            let attempts = Rc::clone(&attempts);
+            tokio::task::spawn_local(super::request_path::break_requests(socket, attempts));
+        }
+        world.list_and_wait(&pods).await;
+        let start = tokio::time::Instant::now();
+        for _ in 0..REQUESTS {
+            assert_eq!(world.get("/").await.status, 502);
+        }
+        let took = tokio::time::Instant::now().duration_since(start);
+        let seconds = took.as_secs() + 1;
+        let retries = attempts.get() - REQUESTS;
+        // The probes left a connection to each, which is replaced without a retry.
+        let most = 10 + REQUESTS / 5 + 10 * usize::try_from(seconds).unwrap() + 2;
+        assert!((10..=most).contains(&retries), "{retries} in {seconds} s");
+        assert!(most < 8 * REQUESTS, "{seconds} s are too many to tell");
+    });
+}

@@ -260,13 +260,22 @@ async fn serve_tunnels(socket: TcpListener) {
 
 /// Answers probes; ends the connection without a word on anything else.
 pub(super) async fn serve_silently(socket: TcpListener) {
+    break_requests(socket, Rc::default()).await;
+}
+
+/// As [`serve_silently`], counting what it breaks.
+pub(super) async fn break_requests(socket: TcpListener, broken: Rc<Cell<usize>>) {
     loop {
         let (mut stream, _) = socket.accept().await.unwrap();
+        let broken = Rc::clone(&broken);
         tokio::task::spawn_local(async move {
-            while read_head(&mut stream).await.contains("K-Network-Probe") {
+            let mut head = read_head(&mut stream).await;
+            while head.contains("K-Network-Probe") {
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
                 stream.write_all(answer).await.unwrap();
+                head = read_head(&mut stream).await;
             }
+            broken.set(broken.get() + usize::from(!head.is_empty()));
         });
     }
 }
