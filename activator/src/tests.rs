@@ -8,6 +8,8 @@ mod hostile;
 mod ingress;
 mod limits;
 mod pods;
+#[cfg(feature = "kubernetes")]
+mod process;
 mod request_path;
 mod routing;
 mod sharing;

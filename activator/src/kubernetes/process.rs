@@ -38,7 +38,7 @@ use crate::config::{
 };
 use crate::ingress::front::{Certificates, Front, Gateway};
 use crate::internal_tls::InternalTlsError;
-use crate::{Activator, UPDATES_CAPACITY};
+use crate::{Activator, MeshMode, ProbeOptions, UPDATES_CAPACITY};
 
 /// How long the API server may take to answer at start, and the pause between questions.
 const VERSION_PATIENCE: Duration = Duration::from_secs(60);
@@ -153,6 +153,7 @@ pub async fn run(
     let network = &configuration.network;
     options.probe.mesh_mode = network.mesh_compatibility_mode;
     options.probe.mesh_pod_addressability = network.enable_mesh_pod_addressability;
+    warn_of_contradictions(&options.probe);
     let drain = options.drain;
     let cluster_domain = options.cluster_domain.clone();
     let system_namespace = config.system_namespace.clone();
@@ -236,9 +237,21 @@ pub async fn run(
     Ok(())
 }
 
+/// With both settings pods are neither probed nor left to the ClusterIP (upstream's `probePodIPs`
+/// and `useClusterIP` in `pkg/activator/net/revision_backends.go`), and nobody would know why every
+/// request waits.
+pub(crate) fn warn_of_contradictions(probe: &ProbeOptions) {
+    if probe.mesh_mode == MeshMode::Enabled && probe.mesh_pod_addressability {
+        tracing::warn!(
+            "config-network contradicts itself: mesh-compatibility-mode \"enabled\" hides pods that \
+             enable-mesh-pod-addressability shows; no request will reach any revision"
+        );
+    }
+}
+
 /// Serves; after `stop`, health fails for as long as load balancers need to hear of it, and then
 /// what is under way is finished.
-async fn serve(
+pub(crate) async fn serve(
     activator: &Activator,
     listeners: Vec<Listener>,
     entries: Vec<(Front, Vec<Listener>)>,
