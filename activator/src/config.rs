@@ -284,6 +284,7 @@ fn port(reader: &mut Reader<'_>, variable: &'static str, field: &'static str, de
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Limits;
 
     const REQUIRED: &[(&str, &str)] = &[
         ("POD_NAME", "activator-0"),
@@ -316,6 +317,48 @@ mod tests {
         assert_eq!(config.metrics_address.to_string(), "[::]:9090");
         assert_eq!(config.profiling_port, 8008);
         assert_eq!(config.ingress, None);
+    }
+
+    /// Each limit has a variable of its own, and what `docs/activator.md` says it is without.
+    #[test]
+    fn settings_of_our_own() {
+        let of = |more: &[(&str, &str)]| read(more, None).unwrap().options;
+        let counts = |limits: Limits| {
+            [
+                limits.max_queued_per_revision,
+                limits.max_queued,
+                limits.max_queued_bytes_per_revision,
+                limits.max_queued_bytes,
+            ]
+        };
+        let defaults = of(&[]);
+        let expected = [20_000, 40_000, 128 << 20, 256 << 20];
+        assert_eq!(counts(defaults.limits), expected);
+        assert_eq!(defaults.limits.max_wait, None);
+        assert!(!defaults.held_header);
+        assert_ne!(defaults.affinity_secret, of(&[]).affinity_secret);
+        let variables = [
+            "PILOTLIGHT_MAX_QUEUED_PER_REVISION",
+            "PILOTLIGHT_MAX_QUEUED",
+            "PILOTLIGHT_MAX_QUEUED_BYTES_PER_REVISION",
+            "PILOTLIGHT_MAX_QUEUED_BYTES",
+        ];
+        for (at, variable) in variables.into_iter().enumerate() {
+            let mut expected = expected;
+            expected[at] = 7;
+            assert_eq!(
+                counts(of(&[(variable, "7")]).limits),
+                expected,
+                "{variable}"
+            );
+            assert!(read(&[(variable, "-1")], None).is_err(), "{variable}");
+        }
+        let max_wait = of(&[("PILOTLIGHT_MAX_WAIT", "1m30s")]).limits.max_wait;
+        assert_eq!(max_wait, Some(Duration::from_secs(90)));
+        assert!(read(&[("PILOTLIGHT_MAX_WAIT", "long")], None).is_err());
+        assert!(of(&[("PILOTLIGHT_HELD_HEADER", "true")]).held_header);
+        let secret = of(&[("PILOTLIGHT_AFFINITY_SECRET", "s")]).affinity_secret;
+        assert!(secret == Secret::new("s"));
     }
 
     #[test]
