@@ -188,6 +188,17 @@ fn a_trace_ends_the_run_and_a_week_is_the_limit() {
     assert!(matches!(simulate(&too_long), Err(InvalidRun::TooLong)));
 }
 
+fn twenty_minutes(setting: &Setting, traffic: &Traffic, model: Model) -> Summary {
+    let run = Run {
+        setting,
+        traffic,
+        model,
+        duration: Some(Duration::from_secs(1200)),
+        seed: 1,
+    };
+    simulate(&run).unwrap().summary
+}
+
 /// Slow starts: pods are ordered once, for what arrives and what waits, and not for the queue that
 /// the start itself makes.
 #[test]
@@ -202,14 +213,7 @@ fn learned_start_times_serve_bursts_sooner_with_fewer_pods() {
             let key = "pilotlight.dev/learn-start-time".to_owned();
             setting.annotations.insert(key, "true".to_owned());
         }
-        let run = Run {
-            setting: &setting,
-            traffic,
-            model,
-            duration: Some(Duration::from_secs(1200)),
-            seed: 1,
-        };
-        simulate(&run).unwrap().summary
+        twenty_minutes(&setting, traffic, model)
     };
     for &(name, kind) in ShapeKind::ALL {
         let traffic = Traffic::Shape(Shape {
@@ -282,14 +286,7 @@ fn spare_pods_and_a_second_target_cost_less_and_wait_less() {
                     .collect(),
                 ..setting(&[])
             };
-            let run = Run {
-                setting: &setting,
-                traffic,
-                model,
-                duration: Some(Duration::from_secs(1200)),
-                seed: 1,
-            };
-            simulate(&run).unwrap().summary
+            twenty_minutes(&setting, traffic, model)
         };
         let (mut pods, mut waiting) = ((0.0, 0.0), (0.0, 0.0));
         for &(name, kind) in ShapeKind::ALL {
