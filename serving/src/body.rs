@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -90,6 +91,8 @@ enum Source {
     Incoming(Incoming),
     /// Bytes that were taken and put back, and what follows them.
     Again(Box<(Bytes, Source)>),
+    /// Trailers that were.
+    Trailers(Box<HeaderMap>),
     /// An error that has not been handed out, or has: there is no end after it.
     Broken(Box<Option<BodyError>>),
 }
@@ -148,9 +151,14 @@ impl<G: Guard> Body<G> {
     }
 
     /// The next frame will be `bytes`, which was taken from this body.
-    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+    pub fn put_back(&mut self, bytes: Bytes) {
         let rest = std::mem::take(&mut self.source);
         self.source = Source::Again(Box::new((bytes, rest)));
+    }
+
+    /// The next frame will be `trailers`, which were taken from this body and are its last frame.
+    pub fn put_back_trailers(&mut self, trailers: HeaderMap) {
+        self.source = Source::Trailers(Box::new(trailers));
     }
 
     /// Lets the client's connection count as busy while this body lives.
@@ -293,6 +301,7 @@ impl<G: Guard> fmt::Debug for Body<G> {
             Source::Upstream(_) => "upstream",
             Source::Incoming(_) => "incoming",
             Source::Again(_) => "again",
+            Source::Trailers(_) => "trailers",
             Source::Broken(_) => "broken",
         };
         f.debug_struct("Body")
@@ -330,6 +339,11 @@ impl Source {
                 *self = rest;
                 Some(Ok(Frame::data(bytes)))
             }
+            Source::Trailers(trailers) => {
+                let frame = Frame::trailers(std::mem::take(trailers));
+                *self = Source::Empty;
+                Some(Ok(frame))
+            }
             Source::Broken(error) => error.take().map(Err),
             Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)?).map(Ok),
             Source::Incoming(body) => {
@@ -341,7 +355,7 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) | Self::Again(_) | Self::Broken(_) => false,
+            Self::Full(_) | Self::Again(_) | Self::Trailers(_) | Self::Broken(_) => false,
             Self::Upstream(body) => body.is_end_stream(),
             Self::Incoming(body) => http_body::Body::is_end_stream(body),
         }
@@ -353,7 +367,7 @@ impl Source {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Upstream(body) => body.size_hint(),
             Self::Incoming(body) => http_body::Body::size_hint(body),
-            Self::Broken(_) => SizeHint::default(),
+            Self::Trailers(_) | Self::Broken(_) => SizeHint::default(),
             Self::Again(again) => match again.1.size_hint().exact() {
                 Some(rest) => SizeHint::with_exact(rest + again.0.len() as u64),
                 None => SizeHint::default(),

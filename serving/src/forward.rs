@@ -3,6 +3,9 @@
 //!
 //! [`forward`] is the whole of it. A caller with several destinations prepares a request once and
 //! [`exchange`]s it with one after another, as long as the error hands the request back.
+//!
+//! A request goes on in the protocol it came in, as upstream's, unless a caller that knows what its
+//! destination speaks says so with [`set_protocol`]; the exchange then translates.
 
 mod error;
 mod rewrite;
@@ -17,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 
 pub(crate) use self::error::words as io_words;
 pub use self::error::{Fault, ForwardError};
-pub use self::rewrite::{host, prepare_request, set_host};
+pub use self::rewrite::{asks_upgrade, host, prepare_request, set_host};
 use crate::body::{Body, Guard};
 use crate::pool::{Protocol, Upstream, UpstreamBody};
 use crate::server::Connection;
@@ -33,6 +36,28 @@ pub struct Forwarded {
     pub upgrade: Option<Upgrade>,
 }
 
+/// The protocol in which a request goes on, where that is not the one it came in.
+#[derive(Clone, Copy, Debug)]
+struct Onward(Protocol);
+
+/// Has [`exchange`] send a request in `protocol`, whatever it came in. The request keeps the version
+/// and the form it came in until then, and has them again if it is handed back. One that
+/// [`asks_upgrade`] can only be sent over HTTP/1.1.
+pub fn set_protocol<B>(request: &mut Request<B>, protocol: Protocol) {
+    // Most need no extension, which is an allocation.
+    if Protocol::of(version(request)) != protocol {
+        request.extensions_mut().insert(Onward(protocol));
+    }
+}
+
+/// The version in which [`exchange`] sends a request.
+pub fn version<B>(request: &Request<B>) -> Version {
+    match request.extensions().get::<Onward>() {
+        Some(Onward(protocol)) => protocol.version(),
+        None => request.version(),
+    }
+}
+
 /// [`prepare_request`] and [`exchange`].
 ///
 /// # Errors
@@ -45,7 +70,7 @@ pub fn forward(
     exchange(upstream, prepare_request(request, connection))
 }
 
-/// Sends a prepared request in the protocol it came in, and rewrites the response.
+/// Sends a prepared request in its [`version`], and rewrites the response.
 ///
 /// # Errors
 /// No response came, or one that may not be relayed.
@@ -65,17 +90,16 @@ pub fn exchange_boxed(
     upstream: &Rc<Upstream>,
     mut request: Box<Request<Body>>,
 ) -> impl Future<Output = Result<Forwarded, ForwardError>> + use<> {
+    let came_in = request.version();
+    let protocol = Protocol::of(version(&request));
+    rewrite::translate(&mut request, protocol);
     rewrite::fill_host(&mut request, upstream.host());
-    let protocol = if request.version() == Version::HTTP_2 {
-        Protocol::Http2
-    } else {
-        Protocol::Http1
-    };
     let wanted = wanted_upgrade(&request);
     let upstream = Rc::clone(upstream);
     async move {
         let wanted = wanted?;
-        let mut response = upstream.send_boxed(request, protocol).await?;
+        let sent = upstream.send_boxed(request, protocol).await;
+        let mut response = sent.map_err(|failed| failed.with_version(came_in))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return switch(response, wanted);
         }

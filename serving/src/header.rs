@@ -4,6 +4,7 @@
 //! allocate nothing for an ordinary request. As in Go, "the value" of a header is its first one, and
 //! an empty value is the same as none. Upstream: `knative.dev/networking/pkg/http/header`.
 
+mod cookie;
 mod forwarded;
 mod marks;
 
@@ -11,6 +12,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+pub use cookie::join_cookies;
 pub use forwarded::{MAX_FORWARDED_BYTES, shim_forwarded};
 pub use marks::Marks;
 

@@ -36,7 +36,7 @@ pub use self::exporter::Exporter;
 #[cfg(feature = "otel")]
 pub use self::metrics::{Instrument, MetricSnapshot, Point, ScopeSnapshot, Series};
 #[cfg(feature = "otel")]
-pub use self::push::{Identity, MetricPush, PushError};
+pub use self::push::{MetricPush, PushError};
 pub use self::settings::{
     METRIC_INTERVAL, OtlpSettings, Protocol, SettingsError, Signal, metric_interval, percent_decode,
 };

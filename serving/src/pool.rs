@@ -7,7 +7,8 @@
 //! A request is sent again by itself only when that is safe: always when nothing of it has been
 //! written; otherwise once a *reused* connection ended before the first byte of a response, for
 //! requests without a body whose method (or `Idempotency-Key`) allows it. That covers apps that
-//! close idle connections just as they are used again.
+//! close idle connections just as they are used again. After a silence nothing is sent again here:
+//! every idle connection would take as long to fail.
 
 mod dial;
 mod http1;
@@ -24,12 +25,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 pub(crate) use self::http1::Broken;
 #[cfg(any(test, feature = "fuzz"))]
@@ -58,6 +60,10 @@ pub(crate) enum Patience {
     Callers,
 }
 
+/// Within this after a request was sent over a connection that had idled, its end may mean no more
+/// than that the peer closed it at that moment: a few round trips.
+const CLOSES_IDLE: Duration = Duration::from_secs(1);
+
 /// Limits of one destination.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
@@ -74,6 +80,11 @@ pub struct UpstreamOptions {
     pub max_headers: Option<usize>,
     /// How connections are encrypted. Default: not at all.
     pub tls: Option<UpstreamTls>,
+    /// How long the peer's kernel may leave bytes unacknowledged, or go without a sign of life on a
+    /// connection where nothing is sent, before the connection counts as broken. It does not hold
+    /// for a tunnel, nor while a body of more than 16 KiB is sent over HTTP/1: the kernel would
+    /// take an app that does not read on for a silent one. Default: `None`, as the kernel does it.
+    pub max_silence: Option<Duration>,
 }
 
 /// One destination. Not `Send`; requests keep it alive. Dropping it closes what idles.
@@ -84,6 +95,8 @@ pub struct Upstream {
     host: HeaderValue,
     options: UpstreamOptions,
     closed: Cell<bool>,
+    /// A connection that had idled ended without an answer, and there was none since.
+    has_closed_idle: Cell<bool>,
     dials: Semaphore,
     idle: RefCell<Vec<Idle>>,
     sweep: RefCell<Option<AbortHandle>>,
@@ -126,6 +139,27 @@ enum Reason {
 #[derive(Clone, Copy, Debug)]
 struct Local;
 
+// === impl Protocol ===
+
+impl Protocol {
+    /// That of a request of this version.
+    pub fn of(version: Version) -> Self {
+        if version == Version::HTTP_2 {
+            Self::Http2
+        } else {
+            Self::Http1
+        }
+    }
+
+    /// The version that requests have in it.
+    pub fn version(self) -> Version {
+        match self {
+            Self::Http1 => Version::HTTP_11,
+            Self::Http2 => Version::HTTP_2,
+        }
+    }
+}
+
 // === impl UpstreamOptions ===
 
 impl Default for UpstreamOptions {
@@ -137,6 +171,7 @@ impl Default for UpstreamOptions {
             max_header_bytes: 1 << 20,
             max_headers: None,
             tls: None,
+            max_silence: None,
         }
     }
 }
@@ -151,6 +186,7 @@ impl Upstream {
             host: HeaderValue::try_from(address.to_string())
                 .expect("an address is made of visible characters"),
             closed: Cell::new(false),
+            has_closed_idle: Cell::new(false),
             dials: Semaphore::new(options.max_dials.min(Semaphore::MAX_PERMITS)),
             idle: RefCell::default(),
             sweep: RefCell::default(),
@@ -211,6 +247,20 @@ impl Upstream {
             Protocol::Http1 => http1::send(self, request, Patience::Upstreams).await,
             Protocol::Http2 => Box::pin(http2::send(self, request)).await,
         }
+    }
+
+    /// A connection ended, or went silent, before the head of an answer: whether that says that the
+    /// destination is lost. `idle_until` is when the request was sent, if its connection had idled.
+    fn end_means_loss(&self, idle_until: Option<Instant>) -> bool {
+        match idle_until {
+            Some(sent) if Instant::now() < sent + CLOSES_IDLE => self.has_closed_idle.replace(true),
+            _ => true,
+        }
+    }
+
+    /// The head of an answer has come.
+    fn has_answered(&self) {
+        self.has_closed_idle.set(false);
     }
 
     /// The destination is gone: closes what idles and keeps no connection from now on. Running

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -47,13 +47,14 @@ use self::sniff::Sniffed;
 pub(crate) use self::socket::Socket;
 use crate::body::{Body, Guard};
 use crate::deadline::{Timers, Watch};
+use crate::header::join_cookies;
 
 /// Pauses after an accept that failed for want of resources, doubled from the first to the second.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// HTTP/2 streams per connection.
 const MAX_STREAMS: u32 = 250;
-/// HTTP/2 receive windows, of a connection and of a stream.
+/// The HTTP/2 receive window of a connection, and of a stream where the options say no other.
 const WINDOW: u32 = 1 << 20;
 /// The largest HTTP/2 frame that is accepted.
 const MAX_FRAME: u32 = 1 << 20;
@@ -96,6 +97,9 @@ pub struct ServerOptions {
     /// Header lines of a request's head. `None` is hyper's 100, which need no memory of their own;
     /// any other number costs two allocations per request. On HTTP/2 it is 512. Default: `None`.
     pub max_headers: Option<usize>,
+    /// Bytes of an HTTP/2 stream's body that its client may send before they are read; those of all
+    /// streams of a connection may be 1 MiB. Default: as many, as in Go.
+    pub stream_window: u32,
     /// Refuses plain HTTP/1 requests in the clear while the process lacks CPU time. Default: `None`.
     pub gate: Option<Arc<Gate>>,
 }
@@ -155,6 +159,7 @@ impl Default for ServerOptions {
             max_connections: 65_536,
             max_header_bytes: 1 << 20,
             max_headers: None,
+            stream_window: WINDOW,
             gate: None,
         }
     }
@@ -293,12 +298,16 @@ impl<H: Handler> Server<H> {
     /// One request, on whichever protocol.
     fn answer(
         self: &Rc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Result<Response<Body<H::Guard>>, Infallible>> + use<H> {
         let handler = Rc::clone(&self.handler);
         // Boxed, as nearly no request has one: its room would be in every request's future.
         let refusal = vet::refusal(&request, self.options.max_headers).map(Box::new);
+        // After their number was looked at.
+        if request.version() == Version::HTTP_2 {
+            join_cookies(request.headers_mut());
+        }
         connection.activity().edge().begin(&request);
         let busy = connection.begin();
         // Boxed as well, and the box emptied by a call: a future keeps the room of what it was made

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 
 use super::error_response;
 use crate::body::{Body, Guard};
@@ -26,6 +26,7 @@ pub enum Fault {
 pub struct ForwardError {
     text: String,
     fault: Fault,
+    is_lost: bool,
     unsent: Option<Box<Request<Body>>>,
 }
 
@@ -36,41 +37,51 @@ impl ForwardError {
         Self {
             text,
             fault: Fault::Upstream,
+            is_lost: false,
             unsent: None,
         }
     }
 
+    /// No connection could be made.
+    fn unconnected(text: String) -> Self {
+        Self {
+            is_lost: true,
+            ..Self::upstream(text)
+        }
+    }
+
     pub(crate) fn dial(address: SocketAddr, error: &io::Error) -> Self {
-        Self::upstream(format!("dial tcp {address}: connect: {}", words(error)))
+        Self::unconnected(format!("dial tcp {address}: connect: {}", words(error)))
     }
 
     pub(crate) fn dial_timed_out(address: SocketAddr, waited: Duration) -> Self {
         let waited = waited.as_secs_f64();
-        Self::upstream(format!("timed out dialing {address} after {waited:.2}s"))
+        Self::unconnected(format!("timed out dialing {address} after {waited:.2}s"))
     }
 
     pub(crate) fn tls(address: SocketAddr, error: &io::Error) -> Self {
-        Self::upstream(format!("tls handshake with {address}: {error}"))
+        Self::unconnected(format!("tls handshake with {address}: {error}"))
     }
 
     pub(crate) fn tls_timed_out() -> Self {
-        Self::upstream("net/http: TLS handshake timeout".to_owned())
+        Self::unconnected("net/http: TLS handshake timeout".to_owned())
     }
 
-    /// An exchange over HTTP/1.
-    pub(crate) fn broken(broken: &Broken) -> Self {
+    /// An exchange over HTTP/1. `is_lost`: see [`Self::is_lost`].
+    pub(crate) fn broken(broken: &Broken, is_lost: bool) -> Self {
         let fault = match broken {
             Broken::Request(_) => Fault::Downstream,
             _ => Fault::Upstream,
         };
         Self {
             fault,
+            is_lost,
             ..Self::upstream(broken.to_string())
         }
     }
 
-    /// An exchange over HTTP/2.
-    pub(crate) fn transport(error: &hyper::Error) -> Self {
+    /// An exchange over HTTP/2. `is_lost`: see [`Self::is_lost`].
+    pub(crate) fn transport(error: &hyper::Error, is_lost: bool) -> Self {
         let fault = if error.is_user() {
             Fault::Downstream
         } else {
@@ -78,6 +89,7 @@ impl ForwardError {
         };
         Self {
             fault,
+            is_lost,
             ..Self::upstream(transport_text(error))
         }
     }
@@ -99,9 +111,24 @@ impl ForwardError {
         self
     }
 
+    /// The request that is handed back came in this version.
+    pub(super) fn with_version(mut self, version: Version) -> Self {
+        if let Some(request) = &mut self.unsent {
+            *request.version_mut() = version;
+        }
+        self
+    }
+
     /// Whose fault it was.
     pub fn fault(&self) -> Fault {
         self.fault
+    }
+
+    /// Whether the destination may be gone, so that it should be asked before it gets more: it took
+    /// no connection, it went silent, or a connection ended before an answer, which an idle one may
+    /// do once, just as it is used again.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Whether nothing of the request was written, so that another destination may be tried.

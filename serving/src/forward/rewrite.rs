@@ -11,7 +11,7 @@ use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 
 use crate::body::Body;
-use crate::pool::UpstreamBody;
+use crate::pool::{Protocol, UpstreamBody};
 use crate::server::Connection;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -154,6 +154,11 @@ fn says_empty(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
+/// Whether a request asks for an upgrade that is passed on: only HTTP/1.1 can do that.
+pub fn asks_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE) && upgrade_of(headers, Present::scan(headers)).is_some()
+}
+
 /// The protocol of an upgrade that is passed on.
 fn upgrade_of(headers: &HeaderMap, present: Present) -> Option<HeaderValue> {
     let wanted = present.has(UPGRADE)
@@ -271,6 +276,25 @@ fn keep_first_agent(headers: &mut HeaderMap) {
     } else if agents.next().is_some() {
         let first = first.clone();
         headers.insert(header::USER_AGENT, first);
+    }
+}
+
+/// Gives a prepared request the form of the protocol in which it goes on.
+pub(super) fn translate(request: &mut Request<Body>, protocol: Protocol) {
+    if Protocol::of(request.version()) == protocol {
+        return;
+    }
+    let host = match request.uri().authority() {
+        Some(authority) => HeaderValue::try_from(authority.as_str()).ok(),
+        None => request.headers().get(header::HOST).cloned(),
+    };
+    *request.version_mut() = protocol.version();
+    if protocol == Protocol::Http2 {
+        // It frames the body of one hop, and is illegal in HTTP/2.
+        request.headers_mut().remove(header::TRANSFER_ENCODING);
+    }
+    if let Some(host) = host {
+        set_host(request, host);
     }
 }
 

@@ -15,19 +15,6 @@ use crate::config::observability::{PROTOCOL_GRPC, PROTOCOL_HTTP_PROTOBUF};
 use crate::environment::Environment;
 use crate::trace::Attribute;
 
-/// Tells a process from others.
-#[derive(Clone, Copy, Debug)]
-pub struct Identity<'a> {
-    /// The default of `OTEL_SERVICE_NAME`.
-    pub service: &'a str,
-    /// `service.version`.
-    pub version: &'a str,
-    /// The pod's namespace.
-    pub namespace: &'a str,
-    /// The pod's name.
-    pub pod: &'a str,
-}
-
 /// Pushes snapshots of metrics. Clones share the exporter.
 #[derive(Clone, Debug)]
 pub struct MetricPush {
@@ -52,14 +39,14 @@ pub enum PushError {
 // === impl MetricPush ===
 
 impl MetricPush {
-    /// What is asked for; `None` unless the protocol is one of OTLP. Values count from now.
+    /// What is asked for, with the attributes of the process; `None` unless the protocol is one of OTLP. Values count from now.
     ///
     /// # Errors
     /// What is asked for cannot be done.
     pub fn new(
         environment: &dyn Environment,
         observability: &Observability,
-        identity: Identity<'_>,
+        resource: Vec<Attribute>,
     ) -> Result<Option<Self>, PushError> {
         let metrics = &observability.metrics;
         let protocol = match metrics.protocol.as_str() {
@@ -73,7 +60,7 @@ impl MetricPush {
         Ok(Some(Self {
             exporter: Rc::new(Exporter::new(settings)?),
             interval: metric_interval(environment, metrics.export_interval()),
-            resource: identity.resource(environment).into(),
+            resource: resource.into(),
             clock,
             start: clock.now(),
         }))
@@ -89,27 +76,5 @@ impl MetricPush {
     pub async fn flush(&self, snapshot: Vec<ScopeSnapshot>, limit: Duration) {
         let times = (self.start, self.clock.now());
         flush_metrics(snapshot, &self.resource, &self.exporter, times, limit).await;
-    }
-}
-
-// === impl Identity ===
-
-impl Identity<'_> {
-    fn resource(&self, environment: &dyn Environment) -> [Attribute; 7] {
-        let service = environment.variable("OTEL_SERVICE_NAME");
-        let service = service.filter(|name| !name.is_empty());
-        [
-            ("k8s.namespace.name", self.namespace.to_owned()),
-            ("k8s.pod.name", self.pod.to_owned()),
-            ("service.instance.id", self.pod.to_owned()),
-            (
-                "service.name",
-                service.unwrap_or_else(|| self.service.to_owned()),
-            ),
-            ("service.version", self.version.to_owned()),
-            ("telemetry.sdk.language", "rust".to_owned()),
-            ("telemetry.sdk.name", "pilotlight".to_owned()),
-        ]
-        .map(|(key, value)| Attribute::new(key, value))
     }
 }

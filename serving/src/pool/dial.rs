@@ -44,7 +44,18 @@ pub(super) async fn dial(
     let _ = sockopt::set_socket_keepalive(&stream, true);
     let _ = sockopt::set_tcp_keepidle(&stream, KEEP_ALIVE);
     let _ = sockopt::set_tcp_keepintvl(&stream, KEEP_ALIVE);
+    if let Some(silence) = upstream.options.max_silence {
+        limit_silence(&stream, Some(silence));
+    }
     Ok(stream)
+}
+
+/// How long the peer may be silent; `None` leaves it to the kernel, which is about a quarter of an
+/// hour with bytes on the way and 50 s without. The kernel applies the limit also to a peer that says
+/// that it has no room.
+pub(super) fn limit_silence(stream: &TcpStream, silence: Option<Duration>) {
+    let millis = silence.map_or(0, |it| u32::try_from(it.as_millis()).unwrap_or(u32::MAX));
+    let _ = sockopt::set_tcp_user_timeout(stream, millis);
 }
 
 async fn with_back_off<T, F>(

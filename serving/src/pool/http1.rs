@@ -44,6 +44,8 @@ pub(super) struct Connection {
     stream: Rc<RefCell<Stream>>,
     /// Set while the rest of a request is being sent.
     sending: Option<Rc<Cell<bool>>>,
+    /// Whether the peer's silence is limited at present, where the options say so.
+    limited: Cell<bool>,
 }
 
 /// A connection that waits for a request.
@@ -86,6 +88,27 @@ impl Broken {
             Self::UnexpectedEof | Self::TooLarge | Self::Malformed(_) | Self::Request(_) => false,
         }
     }
+
+    /// The connection ended; the app said nothing wrong, and neither did the client.
+    fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Eof | Self::UnexpectedEof | Self::Read { .. } | Self::Write(_)
+        )
+    }
+
+    /// The peer's kernel was silent for too long.
+    fn is_silence(&self) -> bool {
+        let (Self::Read { error, .. } | Self::Write(error)) = self else {
+            return false;
+        };
+        matches!(
+            error.kind(),
+            io::ErrorKind::TimedOut
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+        )
+    }
 }
 
 pub(super) async fn send(
@@ -94,17 +117,27 @@ pub(super) async fn send(
     patience: Patience,
 ) -> Result<Response<UpstreamBody>, ForwardError> {
     let mut upload = Upload::new(request);
-    while let Some(connection) = upstream.take_idle() {
+    while let Some((connection, taken)) = upstream.take_idle() {
         match exchange(upstream, &connection, &mut upload).await {
             Ok(answer) => return Ok(upstream.lend(connection, answer, upload)),
+            Err(broken) if broken.is_silence() => {
+                upstream.idle.borrow_mut().clear();
+                return Err(ForwardError::broken(&broken, true));
+            }
             Err(broken) if upload.start_over(&broken) => {}
-            Err(broken) => return Err(ForwardError::broken(&broken)),
+            Err(broken) => {
+                let is_lost = broken.is_end() && upstream.end_means_loss(Some(taken));
+                return Err(ForwardError::broken(&broken, is_lost));
+            }
         }
     }
     let failed = match Box::pin(connect(upstream, patience)).await {
         Ok(connection) => match exchange(upstream, &connection, &mut upload).await {
             Ok(answer) => return Ok(upstream.lend(connection, answer, upload)),
-            Err(broken) => ForwardError::broken(&broken),
+            Err(broken) => {
+                let is_lost = broken.is_end() && upstream.end_means_loss(None);
+                ForwardError::broken(&broken, is_lost)
+            }
         },
         Err(error) => error,
     };
@@ -127,6 +160,7 @@ async fn exchange(
     connection: &Connection,
     upload: &mut Upload,
 ) -> Result<Answer, Broken> {
+    connection.limit_silence(upstream, upload.is_small());
     let mut reader = HeadReader::default();
     let mut sent = false;
     let mut unwritable = None;
@@ -170,6 +204,7 @@ async fn connect(upstream: &Upstream, patience: Patience) -> Result<Connection, 
     Ok(Connection {
         stream: Rc::new(RefCell::new(stream)),
         sending: None,
+        limited: Cell::new(true),
     })
 }
 
@@ -178,6 +213,16 @@ async fn connect(upstream: &Upstream, patience: Patience) -> Result<Connection, 
 impl Connection {
     fn is_fresh(&self) -> bool {
         self.stream.borrow().is_fresh()
+    }
+
+    /// Limits the peer's silence, or ceases to. Costs nothing unless that is a change.
+    fn limit_silence(&self, upstream: &Upstream, limited: bool) {
+        let Some(silence) = upstream.options.max_silence else {
+            return;
+        };
+        if self.limited.replace(limited) != limited {
+            dial::limit_silence(self.stream.borrow().socket(), limited.then_some(silence));
+        }
     }
 
     /// Whether no request is being sent any more.
@@ -214,19 +259,27 @@ impl Idle {
     pub(super) fn is_alive(&self) -> bool {
         self.connection.is_fresh()
     }
+
+    /// What the kernel was told of the peer's silence, in milliseconds; 0 is nothing.
+    #[cfg(test)]
+    pub(super) fn silence(&self) -> io::Result<u32> {
+        let stream = self.connection.stream.borrow();
+        Ok(rustix::net::sockopt::tcp_user_timeout(stream.socket())?)
+    }
 }
 
 // === impl Upstream ===
 
 impl Upstream {
-    /// The connection used last, of those that are alive and not too old.
-    fn take_idle(&self) -> Option<Connection> {
+    /// The connection used last, of those that are alive and not too old, and when that was.
+    fn take_idle(&self) -> Option<(Connection, Instant)> {
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.pop() {
             if last.is_alive() {
                 // Everything below is older still, but a sweep will see to it.
-                let is_young = last.since + self.options.idle_timeout > Instant::now();
-                return is_young.then_some(last.connection);
+                let now = Instant::now();
+                let is_young = last.since + self.options.idle_timeout > now;
+                return is_young.then_some((last.connection, now));
             }
         }
         None
@@ -244,8 +297,10 @@ impl Upstream {
             rest,
             sent,
         } = answer;
+        self.has_answered();
         let (parts, ()) = std::mem::take(&mut head.response).into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            connection.limit_silence(self, false);
             let body = UpstreamBody::switched(connection.into_stream(), rest);
             return Response::from_parts(parts, body);
         }

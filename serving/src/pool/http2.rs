@@ -1,8 +1,10 @@
 //! h2c connections: shared by as many exchanges as the peer allows.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error as _;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -11,6 +13,7 @@ use http::{Request, Response};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::{Local, Patience, Upstream, UpstreamBody, dial};
 use crate::body::Body;
@@ -30,13 +33,18 @@ const ATTEMPTS: usize = 3;
 pub(super) struct Shared {
     requests: SendRequest<Body>,
     streams: Cell<usize>,
+    has_answered: Cell<bool>,
     /// How many the peer allows at this moment: it can say so at any time.
     limit: Box<dyn Fn() -> usize>,
 }
 
 /// One stream in the count.
 #[derive(Debug)]
-pub(super) struct Stream(Rc<Shared>);
+pub(super) struct Stream {
+    shared: Rc<Shared>,
+    /// When it was opened, if the connection had idled until then.
+    idle_until: Option<Instant>,
+}
 
 pub(super) async fn send(
     upstream: &Rc<Upstream>,
@@ -48,9 +56,11 @@ pub(super) async fn send(
             Ok(stream) => stream,
             Err(error) => return Err(error.with_request(request)),
         };
-        let mut requests = stream.0.requests.clone();
+        let mut requests = stream.shared.requests.clone();
         match requests.try_send_request(*request).await {
             Ok(response) => {
+                stream.shared.has_answered.set(true);
+                upstream.has_answered();
                 return Ok(response.map(|incoming| UpstreamBody::http2(incoming, stream)));
             }
             Err(mut failed) => {
@@ -59,13 +69,41 @@ pub(super) async fn send(
                 match unsent {
                     Some(unsent) if attempt < ATTEMPTS => request = Box::new(unsent),
                     Some(unsent) => {
-                        return Err(ForwardError::transport(&error).with_request(Box::new(unsent)));
+                        let failed = ForwardError::transport(&error, true);
+                        return Err(failed.with_request(Box::new(unsent)));
                     }
-                    None => return Err(ForwardError::transport(&error)),
+                    None => {
+                        let is_lost = match end(&error) {
+                            Some(End::Silence) => true,
+                            Some(End::Closed) => upstream.end_means_loss(stream.idle_until),
+                            None => false,
+                        };
+                        return Err(ForwardError::transport(&error, is_lost));
+                    }
                 }
             }
         }
         attempt += 1;
+    }
+}
+
+/// How a connection ended.
+enum End {
+    Closed,
+    Silence,
+}
+
+/// Whether a request failed because its connection ended, rather than by what either side said.
+fn end(error: &hyper::Error) -> Option<End> {
+    let io = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+    match io.map(io::Error::kind) {
+        Some(
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable,
+        ) => Some(End::Silence),
+        Some(_) => Some(End::Closed),
+        None => (error.is_canceled() || error.is_closed()).then_some(End::Closed),
     }
 }
 
@@ -109,7 +147,7 @@ where
         .max_send_buf_size(MAX_SEND_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| ForwardError::transport(&error))?;
+        .map_err(|error| ForwardError::transport(&error, true))?;
     let connection = Rc::new(RefCell::new(Some(connection)));
     let driven = Rc::clone(&connection);
     tokio::task::spawn_local(async move {
@@ -127,6 +165,7 @@ where
     Ok(Shared {
         requests,
         streams: Cell::new(0),
+        has_answered: Cell::new(false),
         limit: Box::new(move || {
             let connection = connection.borrow();
             let connection = connection.as_ref();
@@ -160,13 +199,17 @@ impl fmt::Debug for Shared {
 
 impl Stream {
     fn open(shared: &Rc<Shared>) -> Self {
-        shared.streams.set(shared.streams.get() + 1);
-        Self(Rc::clone(shared))
+        let others = shared.streams.replace(shared.streams.get() + 1);
+        let had_idled = others == 0 && shared.has_answered.get();
+        Self {
+            shared: Rc::clone(shared),
+            idle_until: had_idled.then(Instant::now),
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
+        self.shared.streams.set(self.shared.streams.get() - 1);
     }
 }

@@ -19,13 +19,18 @@ pub(crate) enum Stream {
 // === impl Stream ===
 
 impl Stream {
+    /// The socket under it.
+    pub(super) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(socket) => socket,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
     /// Whether an idle connection may be used: the peer has neither closed it nor said anything.
     /// No system call is made unless the kernel has reported something since the last read.
     pub(super) fn is_fresh(&self) -> bool {
-        let socket = match self {
-            Self::Tcp(socket) => socket,
-            Self::Tls(tls) => tls.get_ref().0,
-        };
+        let socket = self.socket();
         let mut byte = [0; 1];
         let peeked = socket.try_io(Interest::READABLE, || {
             recv(socket, &mut byte, RecvFlags::PEEK).map_err(io::Error::from)

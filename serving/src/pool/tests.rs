@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::server::testing::*;
 
+mod lost;
+
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 async fn app_and_upstream(options: UpstreamOptions) -> (TcpListener, Rc<Upstream>) {

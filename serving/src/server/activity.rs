@@ -12,12 +12,12 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::Socket;
 use super::gate::{Edge, REFUSAL};
+use super::{Socket, socket};
 
 /// Up to this many bytes in several pieces are written as one.
 const GATHERED: usize = 1024;
@@ -71,24 +71,8 @@ impl Activity {
     }
 
     /// Ends when the peer has closed its side or the connection broke, although nobody reads.
-    ///
-    /// The kernel reports that only to who watches the socket, and hyper's own watch must not be
-    /// disturbed; so this one has a descriptor of its own for as long as it is polled.
     pub(crate) async fn hung_up(&self) {
-        let watched = self.second_handle().await;
-        // Out of descriptors, or no socket at all: as if this had not been asked.
-        let Ok(socket) = watched.and_then(|socket| TcpStream::from_std(socket.into())) else {
-            return std::future::pending().await;
-        };
-        while let Ok(ready) = socket.ready(Interest::READABLE).await {
-            if ready.is_read_closed() {
-                return;
-            }
-            // Bytes that nobody reads yet. Pretending to have read them makes the next edge count,
-            // which brings more of them or the end.
-            let unread = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = socket.try_io(Interest::READABLE, unread);
-        }
+        socket::hung_up(self.second_handle().await).await;
     }
 
     async fn second_handle(&self) -> io::Result<OwnedFd> {

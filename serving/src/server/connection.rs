@@ -7,7 +7,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::Activity;
+use super::{Activity, WINDOW};
 use crate::deadline::{Deadline, Timeouts, Watch};
 
 /// The connection of a request.
@@ -20,6 +20,10 @@ pub struct Connection {
     watch: RefCell<Rc<Watch>>,
     /// Requests that were begun and whose response has not ended.
     busy: Cell<u32>,
+    /// The request being handled waits; see [`Connection::set_waiting`].
+    is_waiting: Cell<bool>,
+    /// See [`Connection::count_unread`].
+    unread: Cell<u32>,
     activity: Activity,
 }
 
@@ -41,6 +45,8 @@ impl Connection {
             tls,
             watch: RefCell::new(watch),
             busy: Cell::new(0),
+            is_waiting: Cell::new(false),
+            unread: Cell::new(0),
             activity: Activity::default(),
         })
     }
@@ -84,6 +90,29 @@ impl Connection {
         self.activity.hung_up().await;
     }
 
+    /// Says that the request being handled waits, for nothing that its client could send, or does so
+    /// no longer. While it waits, its client's leaving is noticed also behind further requests that
+    /// are still unread, which takes a file descriptor if there are any. Otherwise they are answered,
+    /// as in Go, although their client may have closed its side behind them.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.is_waiting.set(waiting);
+    }
+
+    /// Counts `bytes` of an HTTP/2 stream's body that its client may send before they are read, and
+    /// returns how many they are beyond those that are counted already: all streams share the
+    /// connection's window. To be given back with [`Connection::forget_unread`].
+    pub fn count_unread(&self, bytes: u32) -> u32 {
+        let before = self.unread.get();
+        let counted = bytes.min(WINDOW - before);
+        self.unread.set(before + counted);
+        counted
+    }
+
+    /// They are read, or their stream has ended.
+    pub fn forget_unread(&self, counted: u32) {
+        self.unread.set(self.unread.get() - counted);
+    }
+
     /// Whether a [`super::Gate`] has let the request being handled through already.
     pub fn is_weighed(&self) -> bool {
         self.activity.edge().is_weighed()
@@ -106,8 +135,13 @@ impl Connection {
         self.busy.get() > 0
     }
 
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.get()
+    }
+
     /// A request's head has been read.
     pub(super) fn begin(self: &Rc<Self>) -> Busy {
+        self.is_waiting.set(false);
         self.busy.set(self.busy.get() + 1);
         self.activity.clear();
         self.watch.borrow().expect_head(None);

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::shutdown::Phase;
+use super::socket::HangUp;
 use super::{Connection, HEAD_SLACK, Handler, Observed, Server, ServerOptions, Socket};
 use crate::deadline::{Due, Watch};
 
@@ -60,6 +61,7 @@ async fn serve_watched<H, I>(
     let watch = connection.watch();
     let mut member = server.shutdown.member();
     let mut draining = false;
+    let mut hang_up = HangUp::default();
     poll_fn(|cx| {
         loop {
             match member.phase(cx) {
@@ -76,12 +78,12 @@ async fn serve_watched<H, I>(
                 }
                 return Poll::Ready(());
             }
-            if connection.is_busy()
-                && let Some(socket) = &watched
-                && socket.poll_hung_up(cx).is_ready()
-            {
-                tracing::debug!(peer = %connection.peer(), "the client has left");
-                return Poll::Ready(());
+            if let Some(socket) = &watched {
+                let waits = connection.is_waiting();
+                if connection.is_busy() && hang_up.poll(socket, cx, waits).is_ready() {
+                    tracing::debug!(peer = %connection.peer(), "the client has left");
+                    return Poll::Ready(());
+                }
             }
             expect_head(&connection, &watch, &server.options);
             match watch.poll(cx) {

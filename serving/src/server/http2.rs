@@ -77,7 +77,7 @@ fn builder(options: &ServerOptions, streams: Streams) -> Builder<Streams> {
     let mut builder = Builder::new(streams);
     builder
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(WINDOW)
+        .initial_stream_window_size(options.stream_window)
         .initial_connection_window_size(WINDOW)
         .adaptive_window(false)
         .max_frame_size(MAX_FRAME)

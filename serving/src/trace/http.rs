@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 
 use super::{Span, Value};
+use crate::forward;
 use crate::http_metrics::{OTHER_METHOD, method_name, server_address, version_name};
 use crate::server::Connection;
 
@@ -85,7 +86,8 @@ pub fn describe_sent<B>(span: &mut Span, request: &Request<B>, dest: SocketAddr)
     if dest.port() != 80 {
         span.set("server.port", dest.port());
     }
-    span.set("network.protocol.version", version_name(request.version()));
+    let version = forward::version(request);
+    span.set("network.protocol.version", version_name(version));
 }
 
 /// The head of the answer to a request that was sent.

@@ -19,6 +19,9 @@ use crate::body::Body;
 
 /// Up to this many bytes of a body's frame are written together with what comes before them.
 const COPIED: usize = 4 << 10;
+/// Up to this many bytes of a body fit into the smallest receive buffer that an app may have, with
+/// the head.
+const SMALL: u64 = 16 << 10;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub(super) struct Upload {
     has_begun: bool,
     may_repeat: bool,
     is_head: bool,
+    is_small: bool,
 }
 
 // === impl Upload ===
@@ -51,6 +55,11 @@ impl Upload {
             data: Bytes::new(),
             is_chunk: false,
             may_repeat: framing == Framing::None && may_repeat(&request),
+            is_small: match framing {
+                Framing::None => true,
+                Framing::Length(length) => length <= SMALL,
+                Framing::Chunked(_) => false,
+            },
             framing,
             is_head: *request.method() == Method::HEAD,
             request: Some(request),
@@ -62,6 +71,11 @@ impl Upload {
     /// The answer has no body, whatever it says.
     pub(super) fn is_head(&self) -> bool {
         self.is_head
+    }
+
+    /// Whether the peer's kernel has room for the whole body, read or unread.
+    pub(super) fn is_small(&self) -> bool {
+        self.is_small
     }
 
     /// Prepares for another connection, if that is safe: when nothing has been written, or when the
