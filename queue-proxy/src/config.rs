@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::scrape_address::{self, ScrapeAddress};
 use serving::tls::{self, PolicySettings, ScrapeTls};
 
 use crate::telemetry::TelemetrySettings;
@@ -298,10 +299,9 @@ impl TlsSettings {
 impl Options {
     fn read(reader: &mut Reader<'_>, observability: &Observability, legacy_metrics: bool) -> Self {
         let queue_depth = queue_depth(reader);
-        let user_metrics_port = optional_port(reader, "METRICS_PROMETHEUS_PORT")
-            .or_else(|| observability.prometheus_port())
-            .unwrap_or(USER_METRICS_PORT);
-        let user_metrics_host = prometheus_host(reader, observability);
+        let (given, endpoint) = (ScrapeAddress::read(reader), observability.scrape_endpoint());
+        let user_metrics_port = given.port.or(endpoint.port).unwrap_or(USER_METRICS_PORT);
+        let user_metrics_host = given.host.or(endpoint.host);
         let user_metrics_tls = ScrapeTls::read(reader);
         let defaults = Self::default();
         let quiet_period =
@@ -344,19 +344,14 @@ fn duration(reader: &mut Reader<'_>, name: &'static str) -> Option<Duration> {
 
 fn address(reader: &mut Reader<'_>, name: &'static str) -> Option<IpAddr> {
     let text = reader.string(name);
-    match text.as_str() {
-        "" => None,
-        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
-        _ => text
-            .parse()
-            .inspect_err(|_| reader.invalid(name, format!("{text:?} is not an IP address")))
-            .ok(),
+    if text.is_empty() {
+        return None;
     }
-}
-
-/// The host of the variable, else that of a `host:port` endpoint for Prometheus.
-fn prometheus_host(reader: &mut Reader<'_>, observability: &Observability) -> Option<IpAddr> {
-    address(reader, "METRICS_PROMETHEUS_HOST").or_else(|| observability.prometheus_host())
+    let address = scrape_address::ip(&text);
+    if address.is_none() {
+        reader.invalid(name, format!("{text:?} is not an IP address"));
+    }
+    address
 }
 
 /// A queue that takes nobody would refuse requests while places are free.

@@ -26,8 +26,6 @@ pub(crate) struct Shared {
     pub(crate) breaker: Option<Breaker>,
     /// The verdict of the last finished readiness round.
     pub(crate) ready: Cell<bool>,
-    /// When the latest request that is no probe arrived.
-    pub(crate) last_arrival: Cell<Option<Instant>>,
     /// The drain is to end now, whatever is still under way.
     pub(crate) cut_short: Notify,
 }
@@ -95,6 +93,5 @@ impl Shared {
     /// A request that is no probe arrived.
     pub(crate) fn arrived(&self, now: Instant) {
         self.drain.request(now);
-        self.last_arrival.set(Some(now));
     }
 }

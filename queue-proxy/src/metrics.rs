@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use serving::body::Body;
 use serving::forward::error_response;
@@ -28,9 +27,9 @@ use serving::http_metrics::{HTTP_SCOPE, scope};
 pub(crate) use serving::http_metrics::{
     OTHER_METHOD, error_type, method_name, server_address, version_name,
 };
+use serving::resource::register_target;
 use serving::server::{Connection, Handler};
 use serving::telemetry::{PROMETHEUS_TEXT, prometheus_text};
-use serving::trace::{Attribute, Value};
 
 use self::legacy::Legacy;
 use self::series::{Histograms, LabelSet};
@@ -118,7 +117,7 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     pub(crate) fn new(config: &Config) -> Self {
         let mut registry = Registry::default();
-        registry.register("target", "Target metadata", target(&resource(config)));
+        register_target(&mut registry, &resource(config));
         let own = scope(&mut registry, OWN_SCOPE);
         let seconds = Unit::Seconds;
         let invocation_duration = Histograms::register(
@@ -272,20 +271,6 @@ impl Metrics {
 
 fn as_f64(bytes: u64) -> f64 {
     bytes as f64
-}
-
-/// The resource attributes, which appear on `target_info` alone.
-fn target(resource: &[Attribute]) -> Info<Vec<(String, String)>> {
-    let label = |attribute: &Attribute| {
-        let value = match &attribute.value {
-            Value::String(text) => text.to_string(),
-            Value::Integer(number) => number.to_string(),
-        };
-        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-        let name = attribute.key.replace(|letter| !is_plain(letter), "_");
-        (name, value)
-    };
-    Info::new(resource.iter().map(label).collect())
 }
 
 // === impl ServerFacts ===

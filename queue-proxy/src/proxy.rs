@@ -129,7 +129,6 @@ impl QueueProxy {
             in_flight: InFlight::default(),
             breaker: breaker(&config)?,
             ready: Cell::new(false),
-            last_arrival: Cell::new(None),
             cut_short: Notify::new(),
         });
         let report = if config.options.raw_output {
@@ -177,7 +176,7 @@ impl QueueProxy {
             () = self.shared.drain.quiet() => {}
         }
         tokio::select! {
-            () = self.drain(&mut servers) => {}
+            () = self.drain(&mut servers, &tunnels.0) => {}
             () = self.shared.cut_short.notified() => {
                 let left = self.shared.in_flight.count();
                 tracing::warn!(left, "The drain was cut short.");
@@ -323,13 +322,13 @@ impl QueueProxy {
     }
 
     /// Phases A to C.
-    async fn drain(&self, servers: &mut Servers) {
+    async fn drain(&self, servers: &mut Servers, tunnels: &Tunnels) {
         self.shared.drain.quiet().await;
         servers.drain().await;
-        // Upgraded connections get the larger of upstream's 60 s and what is left of the last
-        // request's own time, so that the sidecar outlives every request it admitted.
-        let left = self.shared.last_arrival.get().map_or(Duration::ZERO, |at| {
-            (at + self.config.revision_timeout).saturating_duration_since(Instant::now())
+        // Upgraded connections get the larger of upstream's 60 s and what is left to the last of
+        // them, so that the sidecar outlives every request it admitted.
+        let left = tunnels.latest_deadline().map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(Instant::now())
         });
         let limit = self.config.options.hijack_drain.max(left);
         if timeout(limit, self.shared.in_flight.idle()).await.is_err() {
@@ -408,3 +407,6 @@ fn side_options(header_read_timeout: Option<Duration>) -> ServerOptions {
         ..defaults
     }
 }
+
+#[cfg(test)]
+mod tests;

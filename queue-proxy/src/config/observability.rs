@@ -4,7 +4,6 @@
 //! `pkg/observability/config.go`).
 //! The variables that earlier releases used instead are read as well; the newer one wins.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serving::config::observability::{
@@ -13,6 +12,7 @@ use serving::config::observability::{
     Tracing, VARIABLE,
 };
 use serving::environment::Reader;
+use serving::scrape_address::ScrapeAddress;
 
 /// Where request metrics go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -158,22 +158,12 @@ impl Observability {
         }
     }
 
-    /// The port of a `host:port` Prometheus endpoint, if one is configured.
-    pub fn prometheus_port(&self) -> Option<u16> {
-        (self.metrics_protocol == MetricsProtocol::Prometheus)
-            .then(|| port_of(&self.metrics_endpoint))
-            .flatten()
-    }
-
-    /// The address of a `host:port` Prometheus endpoint, if it is one.
-    pub fn prometheus_host(&self) -> Option<IpAddr> {
-        let (host, _) = self.metrics_endpoint.rsplit_once(':')?;
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        (self.metrics_protocol == MetricsProtocol::Prometheus)
-            .then(|| bare.unwrap_or(host).parse().ok())
-            .flatten()
+    /// Where a `host:port` endpoint says that Prometheus scrapes, as far as it does.
+    pub fn scrape_endpoint(&self) -> ScrapeAddress {
+        match self.metrics_protocol {
+            MetricsProtocol::Prometheus => ScrapeAddress::of_endpoint(&self.metrics_endpoint),
+            _ => ScrapeAddress::default(),
+        }
     }
 
     /// The variables of releases before 1.19, all optional there.
@@ -203,7 +193,7 @@ fn metrics_protocol(metrics: &Metrics, problems: &mut Vec<ObservabilityError>) -
         PROTOCOL_NONE => MetricsProtocol::None,
         PROTOCOL_PROMETHEUS => {
             let endpoint = &metrics.endpoint;
-            if !endpoint.is_empty() && port_of(endpoint).is_none_or(|port| port < 1024) {
+            if !endpoint.is_empty() && ScrapeAddress::of_endpoint(endpoint).port.is_none() {
                 problems.push(ObservabilityError::Endpoint(endpoint.clone()));
             }
             MetricsProtocol::Prometheus
@@ -233,8 +223,4 @@ fn tracing_protocol(tracing: &Tracing, problems: &mut Vec<ObservabilityError>) -
 fn unsupported(path: &'static str, value: &str) -> ObservabilityError {
     let value = value.to_owned();
     ObservabilityError::Protocol { path, value }
-}
-
-fn port_of(endpoint: &str) -> Option<u16> {
-    endpoint.rsplit_once(':')?.1.parse().ok()
 }

@@ -10,7 +10,6 @@ fn readiness(port: u16) -> Rc<Readiness> {
         in_flight: InFlight::default(),
         breaker: None,
         ready: Cell::new(false),
-        last_arrival: Cell::new(None),
         cut_short: Notify::new(),
     });
     let probe = Probe {

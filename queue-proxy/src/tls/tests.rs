@@ -65,3 +65,32 @@ fn a_first_pair_that_cannot_be_used_is_an_error() {
         assert!(Certificates::load(&settings(&directory)).is_err());
     }
 }
+
+/// Row 47 as well: once a minute, for as long as the process lives.
+#[tokio::test(start_paused = true)]
+async fn the_files_are_compared_every_minute() {
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    let directory = TempDir::new().expect("a directory");
+    put(&directory, FIRST);
+    let certificates = Certificates::load(&settings(&directory)).expect("a pair");
+    let current = Arc::clone(&certificates.served);
+    let served = || current.current().cert[0].to_vec();
+    let _reload = tokio::spawn(certificates.reload());
+    // The loop begins here, so that its minutes end a moment before ours.
+    tokio::time::sleep(MOMENT).await;
+
+    put(&directory, SECOND);
+    tokio::time::sleep(RELOAD_INTERVAL - 2 * MOMENT).await;
+    assert_eq!(served(), der(FIRST), "before the minute is over");
+    tokio::time::sleep(2 * MOMENT).await;
+    assert_eq!(served(), der(SECOND));
+
+    put(&directory, (FIRST.0, SECOND.1));
+    tokio::time::sleep(RELOAD_INTERVAL).await;
+    assert_eq!(served(), der(SECOND), "a pair that does not fit");
+    put(&directory, FIRST);
+    assert_eq!(served(), der(SECOND));
+    tokio::time::sleep(RELOAD_INTERVAL).await;
+    assert_eq!(served(), der(FIRST), "and is tried again");
+}

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, read_head, stream, text, write};
 use crate::client::{connect, get, h2c, h2c_get, read_to_end};
-use crate::instance::{Sidecar, eventually, run};
+use crate::instance::{Sidecar, eventually, run, run_within, skip};
 
 const PROBE: &str = "User-Agent: kube-probe/1.34\r\nK-Network-Probe: queue\r\n";
 
@@ -189,6 +189,24 @@ async fn websocket(address: std::net::SocketAddr) -> TcpStream {
     client
 }
 
+/// Sends an empty binary message, masked, which has to come back.
+async fn exchange(client: &mut TcpStream) {
+    let frame = [0x82, 0x80, 0, 0, 0, 0];
+    client.write_all(&frame).await.expect("writable");
+    let mut echoed = [0; 6];
+    client.read_exact(&mut echoed).await.expect("still open");
+    assert_eq!(echoed, frame);
+}
+
+/// Waits until the drain waits for upgraded connections only.
+async fn port_closed(sidecar: &Sidecar) {
+    let data = sidecar.data;
+    eventually("the port is closed", || {
+        std::net::TcpStream::connect(data).is_err()
+    })
+    .await;
+}
+
 #[test]
 fn row_50_upgraded_connections_hold_the_end_back_until_they_close() {
     run(async {
@@ -199,19 +217,33 @@ fn row_50_upgraded_connections_hold_the_end_back_until_they_close() {
         .await;
         let mut client = websocket(sidecar.data).await;
         sidecar.terminate().await;
-        let data = sidecar.data;
-        eventually("the port is closed", || {
-            std::net::TcpStream::connect(data).is_err()
-        })
-        .await;
-        // An empty binary message, masked.
-        let frame = [0x82, 0x80, 0, 0, 0, 0];
-        client.write_all(&frame).await.expect("writable");
-        let mut echoed = [0; 6];
-        client.read_exact(&mut echoed).await.expect("still open");
-        assert_eq!(echoed, frame);
+        port_closed(&sidecar).await;
+        exchange(&mut client).await;
         assert!(!sidecar.finished.is_finished());
         drop(client);
+        finished(sidecar).await;
+    });
+}
+
+/// The 60 s that all have are over long before; upstream gives up then.
+#[test]
+fn row_50_an_upgraded_connection_has_what_is_left_of_its_revisions_timeout() {
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    run_within(3 * HOUR, async {
+        let app = echo().await;
+        let timeout = ("REVISION_TIMEOUT_SECONDS", "3600");
+        let mut sidecar = Sidecar::configured(app, &[timeout], |config| {
+            config.options.quiet_period = Duration::from_millis(1);
+        })
+        .await;
+        let mut client = websocket(sidecar.data).await;
+        sidecar.terminate().await;
+        port_closed(&sidecar).await;
+        skip(HOUR / 2).await;
+        exchange(&mut client).await;
+        assert!(!sidecar.finished.is_finished());
+        skip(HOUR / 2).await;
         finished(sidecar).await;
     });
 }
@@ -226,11 +258,7 @@ fn a_websocket_that_stays_is_closed_with_1001_at_the_very_end() {
         .await;
         let mut client = websocket(sidecar.data).await;
         sidecar.terminate().await;
-        let data = sidecar.data;
-        eventually("the port is closed", || {
-            std::net::TcpStream::connect(data).is_err()
-        })
-        .await;
+        port_closed(&sidecar).await;
         assert_eq!(sidecar.handle.in_flight(), 1);
         sidecar.handle.cut_short();
         let mut rest = Vec::new();

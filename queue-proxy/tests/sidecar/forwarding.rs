@@ -190,25 +190,6 @@ fn row_26_an_app_that_does_not_listen_is_a_502_at_once() {
 }
 
 #[test]
-fn row_28_a_connection_that_the_app_closed_is_not_a_502() {
-    run(async {
-        let app = canned("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-        let sidecar = Sidecar::start(app, &[]).await;
-        let mut client = connect(sidecar.data).await;
-        for _ in 0..20 {
-            client
-                .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                .await
-                .expect("writable");
-            let head = read_head(&mut client).await;
-            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-            let mut body = [0; 2];
-            client.read_exact(&mut body).await.expect("a body");
-        }
-    });
-}
-
-#[test]
 fn row_29_a_trickling_response_arrives_as_it_is_written() {
     run(async {
         let (bodies, mut opened) = tokio::sync::mpsc::channel(1);

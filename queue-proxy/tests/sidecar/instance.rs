@@ -31,15 +31,27 @@ pub(crate) struct Sidecar {
 
 /// Runs a test on one thread, as the process does.
 pub(crate) fn run<F: Future>(test: F) -> F::Output {
+    run_within(TEST_TIMEOUT, test)
+}
+
+/// The same for a test that [skips](skip) time, all of which counts.
+pub(crate) fn run_within<F: Future>(limit: Duration, test: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .expect("a runtime")
         .block_on(async {
-            tokio::time::timeout(TEST_TIMEOUT, test)
+            tokio::time::timeout(limit, test)
                 .await
                 .expect("the test ends in time")
         })
+}
+
+/// Moves the clock on; before and after it time is real, as it has to be where sockets are.
+pub(crate) async fn skip(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
 }
 
 /// Waits until `condition` holds.

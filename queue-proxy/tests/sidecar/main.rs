@@ -11,8 +11,10 @@ mod drain;
 mod forwarding;
 mod instance;
 mod limit;
+mod messages;
 mod probes;
 mod readiness;
+mod reuse;
 mod statistics;
 #[cfg(feature = "otel")]
 mod telemetry;

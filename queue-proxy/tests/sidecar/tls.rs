@@ -1,11 +1,13 @@
 //! The TLS data port, and apps that are probed over TLS.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
+use queue_proxy::{Config, Listeners, certificates_exist};
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
@@ -15,15 +17,18 @@ use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, ServerConfig, S
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::app::App;
 use crate::client::{LocalExecutor, get};
-use crate::instance::{Sidecar, run};
+use crate::instance::{Sidecar, environment, eventually, run, run_within, skip};
 
 const CERTIFICATE: &str = include_str!("../certificates/first.crt");
 const KEY: &str = include_str!("../certificates/first.key");
+const NEXT_CERTIFICATE: &str = include_str!("../certificates/second.crt");
+const NEXT_KEY: &str = include_str!("../certificates/second.key");
 const SCRAPER_CA: &str = include_str!("../certificates/collector-ca.crt");
 const SCRAPER: &str = include_str!("../certificates/collector.crt");
 const SCRAPER_KEY: &str = include_str!("../certificates/collector.key");
@@ -65,11 +70,15 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+fn put(directory: &TempDir, certificate: &str, key: &str) {
+    std::fs::write(directory.path().join("tls.crt"), certificate).expect("written");
+    std::fs::write(directory.path().join("tls.key"), key).expect("written");
+}
+
 /// A sidecar with a certificate.
 async fn secured(app: &App, changes: &[(&str, &str)]) -> (TempDir, Sidecar) {
     let directory = TempDir::new().expect("a directory");
-    std::fs::write(directory.path().join("tls.crt"), CERTIFICATE).expect("written");
-    std::fs::write(directory.path().join("tls.key"), KEY).expect("written");
+    put(&directory, CERTIFICATE, KEY);
     let sidecar = Sidecar::configured(app.address, changes, |config| {
         config.tls.directory = directory.path().to_owned();
     })
@@ -145,6 +154,65 @@ fn both_protocols_are_served_over_tls_beside_the_clear_port() {
         assert_eq!(app.last().version, http::Version::HTTP_2);
 
         assert_eq!(get(sidecar.data, "/", "").await.body, "ok");
+    });
+}
+
+/// What a new handshake shows.
+async fn shown(sidecar: &Sidecar) -> CertificateDer<'static> {
+    let stream = handshake(sidecar, "http/1.1", &rustls::version::TLS13);
+    let stream = stream.await.expect("TLS");
+    let chain = stream.get_ref().1.peer_certificates().expect("a chain");
+    chain[0].clone().into_owned()
+}
+
+#[test]
+fn row_47_a_certificate_that_was_replaced_is_shown_within_a_minute() {
+    run_within(Duration::from_secs(600), async {
+        let app = App::ok().await;
+        let (directory, sidecar) = secured(&app, &[]).await;
+        assert_eq!(shown(&sidecar).await, chain(CERTIFICATE)[0]);
+        put(&directory, NEXT_CERTIFICATE, NEXT_KEY);
+        skip(Duration::from_secs(60)).await;
+        assert_eq!(shown(&sidecar).await, chain(NEXT_CERTIFICATE)[0]);
+    });
+}
+
+/// Starts as the process does, on an address of its own: most ports of a sidecar are fixed.
+async fn started(app: &App, directory: &TempDir) -> (Config, JoinHandle<()>) {
+    let [low, high, ..] = std::process::id().to_le_bytes();
+    let mut config = Config::from_environment(&environment(app.address, &[])).expect("valid");
+    config.tls.directory = directory.path().to_owned();
+    config.options.bind = Some(Ipv4Addr::new(127, high.max(1), low, 254).into());
+    let tls = certificates_exist(&config.tls).expect("readable");
+    let listeners = Listeners::bind(&config, tls).expect("free ports");
+    let running = queue_proxy::run(config.clone(), listeners, std::future::pending());
+    let running = tokio::task::spawn_local(async move { running.await.expect("it can start") });
+    (config, running)
+}
+
+#[test]
+fn row_47_a_certificate_that_appears_after_the_start_is_for_the_next_one() {
+    run_within(Duration::from_secs(7200), async {
+        let app = App::ok().await;
+        let directory = TempDir::new().expect("a directory");
+        let (config, running) = started(&app, &directory).await;
+        let host = config.options.bind.expect("set");
+        let data = SocketAddr::from((host, config.serving_port));
+        let secure = SocketAddr::from((host, config.serving_tls_port));
+        assert_eq!(get(data, "/", "").await.body, "ok");
+        put(&directory, CERTIFICATE, KEY);
+        for _ in 0..10 {
+            skip(Duration::from_secs(60)).await;
+            assert_eq!(get(data, "/", "").await.body, "ok");
+            assert!(TcpStream::connect(secure).await.is_err());
+        }
+        running.abort();
+        eventually("the ports are free", || running.is_finished()).await;
+
+        let (_config, _running) = started(&app, &directory).await;
+        let tls13 = trusting(&rustls::version::TLS13).with_no_client_auth();
+        connect(secure, tls13).await.expect("TLS");
+        assert_eq!(get(data, "/", "").await.body, "ok");
     });
 }
 
