@@ -11,16 +11,14 @@
 //! They are taken as they are in the cluster, unless `PILOTLIGHT_TEST_IMPORT` names a command that
 //! brings one there: `COMMAND IMAGE PROGRAM`, with the static programs that
 //! `deploy/images --binaries-only --sample-app` makes, or those of `PILOTLIGHT_TEST_PROGRAMS`.
-//! With neither variable, or without `KUBECONFIG`, one line says what was left out.
+//! With neither variable, or without `KUBECONFIG`, one line says what was left out. Paths in variables
+//! may be relative to the root of the repository, wherever cargo starts this.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test, helpers included, fails by panicking and tells what it saw"
 )]
-
-#[path = "../autoscaler/tests/support/definitions.rs"]
-mod definitions;
 
 #[path = "cluster/api.rs"]
 mod api;
@@ -99,6 +97,8 @@ const ALONE: [Scenario; 5] = scenarios![
 ];
 
 fn main() -> ExitCode {
+    // Cargo starts it in the folder of its package. Before there are threads: all of them share it.
+    std::env::set_current_dir(settings::root()).unwrap();
     let texts: Vec<_> = std::env::args()
         .skip(1)
         .filter(|it| !it.starts_with('-'))

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use serving::UnixTime;
 
-use crate::decider::Supply;
+use crate::pods::Supply;
 use crate::spec::{DeciderSpec, ScalingMetric};
 
 /// How soon after new pods are ready the requests that waited are to be served.

@@ -9,7 +9,7 @@ use serving::UnixTime;
 
 use crate::burst::{Burst, Flow, Need};
 use crate::delay_window::DelayWindow;
-use crate::pods::PodCounts;
+use crate::pods::Supply;
 use crate::scale::UNKNOWN_SCALE;
 use crate::spec::DeciderSpec;
 
@@ -27,14 +27,6 @@ pub struct Decider {
     delay: Option<Box<DelayWindow>>,
     /// What has been learned, where the spec asks for it.
     burst: Option<Box<Burst>>,
-}
-
-/// The pods there are. One number stands for ready pods and none starting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Supply {
-    pub ready: u32,
-    /// Not ready yet, and not about to go. Counts only where the spec says so.
-    pub starting: u32,
 }
 
 /// Averages over the two windows, of the metric that is scaled on.
@@ -244,24 +236,6 @@ fn excess_burst_capacity(spec: &DeciderSpec, ready_pods: u32, panic_value: f64) 
         (f64::from(ready_pods) * spec.total_value - burst - panic_value).floor() as i32
     } else {
         -1
-    }
-}
-
-// === impl Supply ===
-
-impl Supply {
-    /// Those of a revision. Pods that are neither ready nor terminating are starting.
-    pub fn of(counts: &PodCounts) -> Self {
-        Self {
-            ready: counts.ready,
-            starting: counts.not_ready.saturating_sub(counts.terminating),
-        }
-    }
-}
-
-impl From<u32> for Supply {
-    fn from(ready: u32) -> Self {
-        Self { ready, starting: 0 }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::activator_probe;
 use crate::metrics::Metrics;
 use crate::scraper::{self, Report, Round};
 use crate::stat_server::FRAMES_CAPACITY;
-use crate::world::{Action, ProbeTargets, RevisionSnapshot, Update};
+use crate::world::{Batch, ProbeTargets, RevisionSnapshot, Update};
 
 /// Rounds of scraping at a time. A dead pod occupies one for three seconds; healthy ones take a
 /// millisecond, so that ten thousand revisions need about ten.
@@ -59,7 +59,7 @@ pub struct World {
     /// What happens. Closing it ends the driver.
     pub updates: mpsc::Receiver<Update>,
     /// What is to be done, one batch per reconcile.
-    pub actions: mpsc::Sender<Vec<Action>>,
+    pub actions: mpsc::Sender<Batch>,
 }
 
 /// For others to talk to a running driver.

@@ -36,6 +36,7 @@ use serving::hash::BucketSet;
 #[cfg(feature = "otel")]
 use serving::otlp::MetricPush;
 use serving::resident::forget_start_after;
+use serving::resource::register_target;
 use serving::server::Listener;
 use serving::telemetry::LogLevel;
 use serving::tls::{ScrapeTls, ScrapeTlsError};
@@ -248,7 +249,10 @@ pub async fn bind(config: &Config, configuration: &Configuration) -> Result<List
         stats: listen(any(STAT_PORT)).await?,
         profiling: listen(any(config.profiling_port)).await?,
         metrics: match asked_for {
-            true => Some(listen(config.metrics_address).await?),
+            true => {
+                let metrics = &configuration.observability.metrics;
+                Some(listen(config.metrics_address.or_endpoint_of(metrics)).await?)
+            }
             false => None,
         },
     })
@@ -281,6 +285,7 @@ pub async fn run(
         .map_or(STAT_PORT, |it| it.port());
 
     let mut registry = Registry::default();
+    register_target(&mut registry, &config.resource());
     let (updates, updates_receiver) = mpsc::channel(UPDATES_CAPACITY);
     let (action_sender, actions) = mpsc::channel(ACTIONS_CAPACITY);
     let options = Options::new(

@@ -24,12 +24,25 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use serving::histogram::{Histogram, SECONDS};
+use serving::http_metrics::scope;
+use serving::trace::Scope;
 
 use self::queue::Queues;
 use crate::decider::{DeciderStatus, Observation};
 use crate::pods::PodCounts;
 use crate::scale::UNKNOWN_SCALE;
 use crate::spec::ScalingMetric;
+
+/// Of revisions.
+const OWN_SCOPE: Scope = Scope {
+    name: "knative.dev/serving/pkg/autoscaler",
+    version: "",
+};
+/// Of work queues and the API server's client.
+const KUBERNETES_SCOPE: Scope = Scope {
+    name: "knative.dev/pkg/observability/metrics/k8s",
+    version: "",
+};
 
 /// Names a revision to Prometheus.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
@@ -64,6 +77,10 @@ struct Shared {
     scrapes: Mutex<BTreeMap<ScrapeLabels, Scrapes>>,
     queues: Queues,
 }
+
+/// What is of another scope.
+#[derive(Debug)]
+struct WorkQueues(Arc<Shared>);
 
 /// In the order of its labels, which are not kept twice.
 #[derive(Debug)]
@@ -102,7 +119,10 @@ impl Metrics {
     /// Registers everything.
     pub fn register(registry: &mut Registry) -> Self {
         let shared = Arc::new(Shared::default());
-        registry.register_collector(Box::new(Arc::clone(&shared)));
+        let own = scope(registry, OWN_SCOPE);
+        own.register_collector(Box::new(Arc::clone(&shared)));
+        let queues = WorkQueues(Arc::clone(&shared));
+        scope(registry, KUBERNETES_SCOPE).register_collector(Box::new(queues));
         Self { shared }
     }
 
@@ -460,8 +480,13 @@ impl Collector for Shared {
                 entry.histogram.encode(metric.encode_family(labels)?)?;
             }
         }
-        drop(scrapes);
-        self.queues.encode(&mut encoder)
+        Ok(())
+    }
+}
+
+impl Collector for WorkQueues {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.queues.encode(&mut encoder)
     }
 }
 
@@ -480,10 +505,18 @@ mod tests {
         }
     }
 
+    /// On every series.
+    const SCOPE_LABELS: &str = r#"otel_scope_name="knative.dev/serving/pkg/autoscaler",otel_scope_schema_url="",otel_scope_version="","#;
+
     fn scrape(registry: &Registry) -> String {
         let mut out = String::new();
         text::encode(&mut out, registry).unwrap();
-        out
+        let mut of_revisions = out.lines().filter(|line| line.starts_with("kn_revision_"));
+        assert!(
+            of_revisions.all(|line| line.contains(SCOPE_LABELS)),
+            "{out}"
+        );
+        out.replace(SCOPE_LABELS, "")
     }
 
     #[test]

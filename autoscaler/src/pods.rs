@@ -43,6 +43,14 @@ pub struct PodCounts {
     pub terminating: u32,
 }
 
+/// The pods there are. One number stands for ready pods and none starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Supply {
+    pub ready: u32,
+    /// Not ready yet, and not about to go. Counts only where the spec says so.
+    pub starting: u32,
+}
+
 // === impl PodPhase ===
 
 impl PodPhase {
@@ -123,6 +131,24 @@ impl<'a> FromIterator<&'a Pod> for PodCounts {
             counts.add(pod);
         }
         counts
+    }
+}
+
+// === impl Supply ===
+
+impl Supply {
+    /// Those of a revision. Pods that are neither ready nor terminating are starting.
+    pub fn of(counts: &PodCounts) -> Self {
+        Self {
+            ready: counts.ready,
+            starting: counts.not_ready.saturating_sub(counts.terminating),
+        }
+    }
+}
+
+impl From<u32> for Supply {
+    fn from(ready: u32) -> Self {
+        Self { ready, starting: 0 }
     }
 }
 

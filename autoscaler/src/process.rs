@@ -11,7 +11,7 @@ use autoscaler::metrics::requests::ApiRequests;
 use serving::environment::ProcessEnvironment;
 use serving::lifecycle::signals;
 #[cfg(feature = "otel")]
-use serving::otlp::{Identity, MetricPush, PushError};
+use serving::otlp::{MetricPush, PushError};
 use serving::telemetry::{LineWriter, LogLayer, LogLevel, LogOutput, LogSettings};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
@@ -155,13 +155,8 @@ fn push(
     config: &Config,
     configuration: &config_maps::Configuration,
 ) -> Result<Option<MetricPush>, PushError> {
-    let identity = Identity {
-        service: COMPONENT,
-        version: env!("CARGO_PKG_VERSION"),
-        namespace: &config.system_namespace,
-        pod: &config.pod_name,
-    };
-    MetricPush::new(&ProcessEnvironment, &configuration.observability, identity)
+    let observability = &configuration.observability;
+    MetricPush::new(&ProcessEnvironment, observability, config.resource())
 }
 
 /// Logs as `config-logging` says; its level can be changed later.

@@ -40,29 +40,45 @@ struct Entry<T> {
 #[derive(Debug)]
 pub struct Phases {
     period: Duration,
+    /// The first of all beginnings, from which the [`GRID`] is counted.
+    origin: Option<Instant>,
     /// When the next of many would come up, were there no limit to the delay.
     next: Option<Instant>,
 }
 
 /// Between the first deadlines of two timers that begin together: ten thousand fill a second.
 const SPACING: Duration = Duration::from_micros(100);
+/// Deadlines are a whole number of these apart, so that those of many come up twenty at a time: a
+/// process that wakes for each of them spends a sixteenth more. Coarser saves no more, and what else
+/// happens would wait for longer batches.
+const GRID: Duration = Duration::from_millis(2);
 
 // === impl Phases ===
 
 impl Phases {
     /// Nothing has begun yet.
     pub fn new(period: Duration) -> Self {
-        Self { period, next: None }
+        Self {
+            period,
+            origin: None,
+            next: None,
+        }
     }
 
     /// The first deadline of a timer that begins at `now`: at least one period away, and less than
-    /// two.
+    /// two and a step of 2 ms.
     pub fn first(&mut self, now: Instant) -> Instant {
+        let origin = *self.origin.get_or_insert(now);
         let earliest = now + self.period;
         let due = self.next.map_or(earliest, |next| next.max(earliest));
         self.next = Some(due + SPACING);
         let beyond = due.duration_since(earliest).as_nanos() % self.period.as_nanos().max(1);
-        earliest + Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
+        let due = earliest + Duration::from_nanos(u64::try_from(beyond).unwrap_or(0));
+        let past_step = due.saturating_duration_since(origin).as_nanos() % GRID.as_nanos();
+        match u64::try_from(past_step) {
+            Ok(past_step) if past_step > 0 => due + GRID - Duration::from_nanos(past_step),
+            _ => due,
+        }
     }
 }
 
@@ -223,13 +239,17 @@ mod tests {
         let start = Instant::now();
         let mut phases = Phases::new(SECOND);
         let mut due: Vec<_> = (0..20_000).map(|_| phases.first(start) - start).collect();
-        assert_eq!(due[..2], [SECOND, SECOND + SPACING]);
+        assert_eq!(due[..3], [SECOND, SECOND + GRID, SECOND + GRID]);
         due.sort_unstable();
-        assert!(due.last().is_some_and(|last| *last < 2 * SECOND));
-        // Twice around: no millisecond has more than its share.
-        assert!(due.windows(22).all(|all| all[21] - all[0] >= 10 * SPACING));
+        assert!(due.last().is_some_and(|last| *last < 2 * SECOND + GRID));
+        assert!(due.iter().all(|due| due.as_nanos() % GRID.as_nanos() == 0));
+        // Twice around: no step has more than its share.
+        let share = 2 * usize::try_from(GRID.as_nanos() / SPACING.as_nanos()).unwrap();
+        assert!(due.windows(share + 1).all(|all| all[share] > all[0]));
         let later = start + 10 * SECOND;
         assert_eq!(phases.first(later), later + SECOND);
+        let between = later + GRID / 2;
+        assert_eq!(phases.first(between), later + SECOND + GRID);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! leaves as [`Action`]s on another. `kubernetes` watches and patches an API server, `local` keeps
 //! objects in memory and starts processes; the driver cannot tell them apart.
 //!
-//! Actions come in batches, one per reconcile. A platform carries out a batch in order and stops at
-//! the first action that fails, which it reports with [`Update::Failed`]; batches of one revision it
-//! keeps in order, those of different revisions it may carry out in any.
+//! Actions come in batches, one per reconcile. A platform carries out a [`Batch`] in order and stops
+//! at the first action that fails, which it reports with [`Update::Failed`]; batches of one revision
+//! it keeps in order, those of different revisions it may carry out in any. A batch that fails does
+//! not keep later ones of its revision from being carried out.
 //!
 //! The driver never waits for room in the channel of actions before it takes the next update, so a
 //! platform may wait for room in the channel of updates while it carries out actions.
@@ -93,6 +94,19 @@ pub struct MetricObject {
     pub status: MetricStatus,
 }
 
+/// What one reconcile asks for, all of it of one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Told back in [`Failure::batch`].
+    pub number: BatchNumber,
+    /// In the order in which they are to be carried out; at least one.
+    pub actions: Vec<Action>,
+}
+
+/// Tells the batches of one driver apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BatchNumber(u64);
+
 /// What the driver asks of its platform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -158,6 +172,8 @@ pub enum EventObject {
 /// Which action failed and how.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// The batch that ended with it. More may have been asked for since.
+    pub batch: BatchNumber,
     /// What could not be done.
     pub action: FailedAction,
     /// The error's text, for the event; `None` for a conflict, which is retried silently.
@@ -255,6 +271,25 @@ impl Update {
             | Self::Failed(revision, _) => Some(revision),
             Self::Config(_) | Self::Ownership(_) => None,
         }
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// The revision it is about; `None` for one without actions.
+    pub fn revision(&self) -> Option<&RevisionId> {
+        self.actions.first().map(Action::revision)
+    }
+}
+
+// === impl BatchNumber ===
+
+impl BatchNumber {
+    /// The number of the batch after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 

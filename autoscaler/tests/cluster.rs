@@ -23,28 +23,25 @@ mod rights;
 #[path = "scenarios/scale.rs"]
 mod scale;
 
-#[path = "support/api_server.rs"]
-mod api_server;
-#[path = "support/definitions.rs"]
-mod definitions;
 #[path = "support/fixtures.rs"]
 mod fixtures;
-#[path = "support/proxy.rs"]
-mod proxy;
 #[path = "support/replica.rs"]
 mod replica;
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use api_server::{ApiServer, scenarios};
 use kube::Client;
-use tokio::time::Instant;
 
-use self::api_server::ApiServer;
 use self::fixtures::{Activator, Stats};
 use self::replica::Settings;
+
+/// What the manifests run the autoscaler as.
+pub(crate) const ACCOUNT: &str = "system:serviceaccount:knative-serving:pilotlight-autoscaler";
+
+type Scenario = api_server::scenarios::Scenario<Cluster>;
 
 /// What all scenarios share.
 pub(crate) struct Cluster {
@@ -56,24 +53,6 @@ pub(crate) struct Cluster {
     pub(crate) replica: SocketAddr,
     /// Its metrics.
     pub(crate) metrics: SocketAddr,
-}
-
-type Ended = Pin<Box<dyn Future<Output = ()>>>;
-
-/// A scenario: its name, and how it starts.
-#[derive(Clone, Copy)]
-pub(crate) struct Scenario {
-    name: &'static str,
-    start: fn(Rc<Cluster>) -> Ended,
-}
-
-macro_rules! scenarios {
-    ($($module:ident::$name:ident),* $(,)?) => {
-        [$(Scenario {
-            name: concat!(stringify!($module), "::", stringify!($name)),
-            start: |cluster| Box::pin($module::$name(cluster)),
-        }),*]
-    };
 }
 
 /// Run side by side with one replica.
@@ -99,12 +78,13 @@ const SIDE_BY_SIDE: [Scenario; 18] = scenarios![
 ];
 
 /// Run one after the other.
-const ALONE: [Scenario; 5] = scenarios![
+const ALONE: [Scenario; 6] = scenarios![
     reconcile::configuration_applies_live,
     outages::of_the_api_server,
     leadership::kill_pause_and_partition,
     leadership::a_clean_stop,
     leadership::several_buckets,
+    leadership::a_stateful_set,
 ];
 
 fn rights() -> Scenario {
@@ -123,30 +103,23 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let texts: Vec<_> = arguments.filter(|it| !it.starts_with('-')).collect();
-    let selected = |scenario: &Scenario| {
-        texts.is_empty() || texts.iter().any(|text| scenario.name.contains(text))
-    };
     let mut side_by_side = SIDE_BY_SIDE.to_vec();
-    side_by_side.retain(selected);
+    side_by_side.retain(|it| it.selected(&texts));
     let mut alone = ALONE.to_vec();
-    alone.retain(selected);
+    alone.retain(|it| it.selected(&texts));
     let failed = runtime.block_on(run(side_by_side, alone));
     ExitCode::from(u8::from(failed > 0))
 }
 
 /// Runs the scenarios; returns how many failed.
 async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
-    let Some(server) = ApiServer::start().await else {
-        println!(
-            "left out: {} scenarios against a real API server; to run them set KUBEBUILDER_ASSETS \
-             to the folder that `setup-envtest use -p path` prints",
-            side_by_side.len() + alone.len()
-        );
+    let Some(server) = ApiServer::start(&[ACCOUNT]).await else {
+        api_server::scenarios::leave_out(side_by_side.len() + alone.len());
         return 0;
     };
     let client = server.client();
     fixtures::prepare(&client).await;
-    rights::grant(&client).await;
+    api_server::rights::grant(&client, rights::MANIFEST).await;
     let activator = Activator::start().await;
     let stats = Stats::start().await;
     let settings = Settings {
@@ -156,6 +129,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         pod_ip: "10.1.2.3".parse().unwrap(),
         pod_port: stats.port,
         activator: activator.address,
+        stateful_set: false,
     };
     let replica = settings.start().await;
     let cluster = Rc::new(Cluster {
@@ -168,7 +142,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     });
     let mut failed = 0;
     let side_by_side_count = side_by_side.len();
-    let started = side_by_side.into_iter().map(|it| begin(it, &cluster));
+    let started = side_by_side.into_iter().map(|it| it.begin(&cluster));
     for running in started.collect::<Vec<_>>() {
         failed += running.end().await;
     }
@@ -177,50 +151,15 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         .into_iter()
         .partition(|scenario| scenario.name.starts_with("reconcile"));
     for scenario in with_replica {
-        failed += begin(scenario, &cluster).end().await;
+        failed += scenario.begin(&cluster).end().await;
     }
     replica.stop().await;
     for scenario in without {
-        failed += begin(scenario, &cluster).end().await;
+        failed += scenario.begin(&cluster).end().await;
     }
     // Only all of them use every right.
     if everything {
-        failed += begin(rights(), &cluster).end().await;
+        failed += rights().begin(&cluster).end().await;
     }
     failed
-}
-
-struct Begun {
-    name: &'static str,
-    at: Instant,
-    task: tokio::task::JoinHandle<Instant>,
-}
-
-fn begin(scenario: Scenario, cluster: &Rc<Cluster>) -> Begun {
-    let body = (scenario.start)(cluster.clone());
-    Begun {
-        name: scenario.name,
-        at: Instant::now(),
-        task: tokio::task::spawn_local(async move {
-            body.await;
-            Instant::now()
-        }),
-    }
-}
-
-impl Begun {
-    /// Waits for it and prints a line; 1 when it failed.
-    async fn end(self) -> usize {
-        match self.task.await {
-            Ok(ended) => {
-                let seconds = (ended - self.at).as_secs_f64();
-                println!("ok      {:<50} {seconds:>5.1} s", self.name);
-                0
-            }
-            Err(_panic) => {
-                println!("FAILED  {}", self.name);
-                1
-            }
-        }
-    }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::api::{
     Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEPLOYMENTS, LEASES, METRICS, PODS, SERVICE_ACCOUNTS,
-    eventually,
+    SERVICES, eventually,
 };
 use super::revision::{Revision, Spec};
 use super::serving_stand_in::{SYSTEM, is_ready, name_of, pod_of};
@@ -186,6 +186,13 @@ pub(crate) async fn rollback_leaves_nothing(cluster: Rc<Cluster>) {
         map["data"],
         json!({"queue-sidecar-image": "queue-proxy:first"})
     );
+    let service = api.get(SERVICES, SYSTEM, "activator-service").await;
+    let service = service.expect("it was there before, and stays");
+    assert_eq!(service["spec"]["ports"].as_array().unwrap().len(), 5);
+    let managers = service["metadata"]["managedFields"].as_array().unwrap();
+    // Patched, at the most: what is applied would be taken over, and dropped with the next change.
+    let applied = |it: &Value| it["manager"] == "pilotlight" && it["operation"] == "Apply";
+    assert!(!managers.iter().any(applied), "{managers:?}");
     for kind in [SERVICE_ACCOUNTS, CLUSTER_ROLE_BINDINGS] {
         let namespace = if kind == SERVICE_ACCOUNTS { SYSTEM } else { "" };
         let left = api.list(kind, namespace, "pilotlight.dev/part").await;

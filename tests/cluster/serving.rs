@@ -8,7 +8,6 @@ use super::api::{
     Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, PODS, REVISIONS,
     SECRETS, SERVICE_ACCOUNTS, SERVICES, eventually,
 };
-use super::definitions;
 use super::settings::{FIRST, TAG, deploy};
 
 pub(crate) const SYSTEM: &str = "knative-serving";
@@ -34,7 +33,7 @@ pub(crate) async fn prepare(cluster: &Cluster) {
     clean_up(cluster).await;
     let api = &cluster.api;
     let labels = json!({ LABEL: "serving" });
-    for definition in definitions() {
+    for definition in api_server::definitions::all() {
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
         let mut labelled = definition;
         labelled["metadata"]["labels"] = labels.clone();
@@ -127,28 +126,6 @@ pub(crate) async fn forget(api: &Api, namespace: &str) {
     }
 }
 
-/// The kinds of our parts, and those they only read.
-fn definitions() -> Vec<Value> {
-    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let revisions = definitions::definition(
-        ("serving.knative.dev", "v1"),
-        "Revision",
-        "revisions",
-        &open,
-        &open,
-    );
-    let ingresses = definitions::definition(
-        ("networking.internal.knative.dev", "v1alpha1"),
-        "Ingress",
-        "ingresses",
-        &open,
-        &open,
-    );
-    let mut all = definitions::all().to_vec();
-    all.extend([revisions, ingresses]);
-    all
-}
-
 fn config_maps() -> [(&'static str, Value); 6] {
     [
         (
@@ -198,8 +175,11 @@ fn activator_service() -> Value {
         "spec": {
             "selector": {"app": "activator"},
             "ports": [
+                {"name": "http-metrics", "port": 9090, "targetPort": 9090},
+                {"name": "http-profiling", "port": 8008, "targetPort": 8008},
                 {"name": "http", "port": 80, "targetPort": 8012},
-                {"name": "http2", "port": 81, "targetPort": 8013}
+                {"name": "http2", "port": 81, "targetPort": 8013},
+                {"name": "https", "port": 443, "targetPort": 8112}
             ]
         }
     })

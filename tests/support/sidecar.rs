@@ -127,6 +127,11 @@ impl Sidecar {
 impl SidecarProcess {
     /// Starts the binary in front of `app` and waits until it listens.
     pub async fn start(app: SocketAddr) -> Self {
+        Self::with(app, &[]).await
+    }
+
+    /// The same with further variables, or other values.
+    pub async fn with(app: SocketAddr, variables: &[(&str, &str)]) -> Self {
         let [low, high, ..] = std::process::id().to_le_bytes();
         let next = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
         let ip = Ipv4Addr::new(127, high.max(1), low, next);
@@ -134,6 +139,7 @@ impl SidecarProcess {
             .env_clear()
             .envs(environment(app.port()))
             .env("PILOTLIGHT_BIND_ADDRESS", ip.to_string())
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()

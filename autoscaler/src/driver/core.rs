@@ -6,30 +6,36 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serving::{RevisionId, UnixTime};
 use tokio::time::Instant;
 
 use super::names::Names;
-use super::reconcile::{SCRAPE_TICK, TICK};
-use super::revision::{Key, Revision, still_believed};
+use super::revision::{Belief, Key, Revision, StatusWrite, still_believed};
 use super::revisions::Revisions;
-use crate::decider::Supply;
+use crate::decider::TICK_SECONDS;
 use crate::handover::{self, HandedOver, InvalidHandover};
 use crate::metrics::Metrics;
 use crate::plan::ScaleTarget;
 use crate::pod_autoscaler::{PodAutoscaler, ServerlessService};
+use crate::pods::Supply;
 use crate::scale::UNKNOWN_SCALE;
 use crate::scraper::{self, Round};
 use crate::spec::{Settings, Source};
 use crate::timers::{Phases, Timers};
 use crate::work_queue::{Lane, WorkQueue};
 use crate::world::{
-    Action, ClusterConfig, EventObject, FailedAction, Failure, MetricObject, Ownership, OwnsAll,
-    ProbeTarget, ProbeTargets, RevisionPod, RevisionSnapshot, Update,
+    Action, Batch, BatchNumber, ClusterConfig, EventObject, FailedAction, Failure, MetricObject,
+    Ownership, OwnsAll, ProbeTarget, ProbeTargets, RevisionPod, RevisionSnapshot, Update,
 };
 
+/// Between the creation of a decider and its first evaluation, and between any two; those that are
+/// created by the thousand are spread over two ticks.
+pub(super) const TICK: Duration = Duration::from_secs(TICK_SECONDS as u64);
+/// Between two rounds of scraping one revision.
+pub(super) const SCRAPE_TICK: Duration = Duration::from_secs(1);
 /// Batches that wait for room in the channel of actions; while there are so many, nothing is
 /// reconciled. The keys wait in the work queue instead, each once.
 const MAX_OUTBOX: usize = 256;
@@ -76,7 +82,8 @@ pub(crate) struct Core {
     pub(super) probe_targets: ProbeTargets,
     pub(super) metrics: Metrics,
     pub(super) effects: Vec<Effect>,
-    outbox: VecDeque<Vec<Action>>,
+    last_batch: BatchNumber,
+    outbox: VecDeque<Batch>,
     /// From a leader that has gone, for when revisions become this replica's.
     pub(super) handed_over: HandedOver,
 }
@@ -103,6 +110,7 @@ impl Core {
             probe_targets,
             metrics,
             effects: Vec::new(),
+            last_batch: BatchNumber::default(),
             outbox: VecDeque::new(),
             handed_over: HandedOver::default(),
         }
@@ -159,7 +167,7 @@ impl Core {
     }
 
     /// The next batch to send.
-    pub(crate) fn next_batch(&mut self) -> Option<Vec<Action>> {
+    pub(crate) fn next_batch(&mut self) -> Option<Batch> {
         self.outbox.pop_front()
     }
 
@@ -215,8 +223,17 @@ impl Core {
         snapshots
     }
 
-    pub(super) fn send(&mut self, batch: Vec<Action>) {
-        if !batch.is_empty() {
+    /// A batch to be filled and sent.
+    pub(super) fn new_batch(&mut self) -> Batch {
+        self.last_batch = self.last_batch.next();
+        Batch {
+            number: self.last_batch,
+            actions: Vec::new(),
+        }
+    }
+
+    pub(super) fn send(&mut self, batch: Batch) {
+        if !batch.actions.is_empty() {
             self.outbox.push_back(batch);
         }
     }
@@ -410,19 +427,16 @@ impl Core {
         self.forget_if_empty(slot);
     }
 
-    /// An action failed: what it asked for is no longer taken for true, the status is the one for
-    /// this case, and the revision is tried again.
+    /// An action failed: what its batch asked for is no longer taken for true, the status is the one
+    /// for this case, and the revision is tried again. What later batches asked for is still on its
+    /// way, a later status too: that one says more than what this one would have.
     fn failed(&mut self, id: &RevisionId, failure: Failure, now: Now) {
         let Some(slot) = self.slot_of(&id.namespace, &id.name) else {
             return;
         };
-        let revision = &mut self.revisions[slot];
-        if failure.action != FailedAction::MetricStatus {
-            revision.take_back();
-        }
-        let mut batch = Vec::new();
+        let mut batch = self.new_batch();
         if let Some(message) = failure.message {
-            batch.push(Action::Event {
+            batch.actions.push(Action::Event {
                 revision: id.clone(),
                 about: match failure.action {
                     FailedAction::MetricStatus => EventObject::Metric,
@@ -435,23 +449,31 @@ impl Core {
                 message,
             });
         }
-        if failure.action != FailedAction::MetricStatus
-            && let (Some(write), Some(object)) =
-                (revision.asked.status.take(), &mut revision.pod_autoscaler)
-        {
-            let super::revision::StatusWrite { before, on_failure } = write.value;
-            let on_failure_wanted =
-                failure.action != FailedAction::Status && on_failure.differs_from(&before);
-            object.status = if on_failure_wanted {
-                on_failure
-            } else {
-                before
-            };
-            if on_failure_wanted {
-                batch.push(Action::Status {
-                    revision: id.clone(),
-                    status: Box::new(object.status.clone()),
-                });
+        let revision = &mut self.revisions[slot];
+        if failure.action == FailedAction::MetricStatus {
+            if let Some(metric) = &mut revision.metric {
+                metric.owe_status();
+            }
+        } else {
+            revision.take_back(failure.batch);
+            let written = &mut revision.asked.status;
+            if let (Some(write), Some(object)) = (
+                written.take_if(|write| write.is_of(failure.batch)),
+                &mut revision.pod_autoscaler,
+            ) {
+                let StatusWrite { before, on_failure } = write.value;
+                let on_failure_wanted =
+                    failure.action != FailedAction::Status && on_failure.differs_from(&before);
+                object.status = before.clone();
+                if on_failure_wanted {
+                    object.status.clone_from(&on_failure);
+                    batch.actions.push(Action::Status {
+                        revision: id.clone(),
+                        status: Box::new(on_failure.clone()),
+                    });
+                    let write = StatusWrite { before, on_failure };
+                    *written = Some(Belief::new(write, batch.number, now.instant));
+                }
             }
         }
         self.send(batch);

@@ -3,9 +3,11 @@
 use serving::UnixTime;
 
 use super::core::{Core, Due, Effect, Now};
-use super::revision::{Belief, Collecting, InlineProbe, Revision, RunningDecider, StatusWrite};
+use super::revision::{
+    Belief, Collecting, InlineProbe, Revision, RunningDecider, StatusWrite, asked_before,
+};
 use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, TICK_SECONDS};
+use crate::decider::{Decider, DeciderStatus};
 use crate::metrics::RevisionLabels;
 use crate::plan::{self, Observed, Plan};
 use crate::pod_autoscaler::{
@@ -15,13 +17,7 @@ use crate::pod_autoscaler::{
 use crate::scale::ProbeOutcome;
 use crate::scraper::ScrapeError;
 use crate::spec::{Aggregation, CollectionSpec, DeciderSpec, Settings};
-use crate::world::{Action, EventObject, MetricObject};
-
-/// Between the creation of a decider and its first evaluation, and between any two; those that are
-/// created by the thousand are spread over two ticks.
-pub(super) const TICK: std::time::Duration = std::time::Duration::from_secs(TICK_SECONDS as u64);
-/// Between two rounds of scraping one revision.
-pub(super) const SCRAPE_TICK: std::time::Duration = std::time::Duration::from_secs(1);
+use crate::world::{Action, Batch, BatchNumber, EventObject, MetricObject};
 
 impl Core {
     /// Reconciles one PodAutoscaler, unless it is another replica's or must be probed first.
@@ -109,7 +105,8 @@ impl Core {
             self.probe_in_background(slot);
         }
         self.ensure_gauges(slot);
-        let mut batch = Vec::new();
+        let owed = self.retry_metric_status(slot, now.unix);
+        let mut batch = self.new_batch();
         for action in actions {
             self.act(slot, action, &mut batch, now);
         }
@@ -123,7 +120,7 @@ impl Core {
         }
         match error {
             Some(error) => {
-                batch.push(Action::Event {
+                batch.actions.push(Action::Event {
                     revision: revision.id.clone(),
                     about: EventObject::PodAutoscaler,
                     reason: "InternalError",
@@ -132,7 +129,7 @@ impl Core {
                 self.queue.add_failed(slot, now.instant);
             }
             // Nothing left to do means that what was asked for before has been done.
-            None if batch.is_empty() => self.queue.forget_failures(&slot),
+            None if batch.actions.is_empty() && !owed => self.queue.forget_failures(&slot),
             None => {}
         }
         self.send(batch);
@@ -165,7 +162,7 @@ impl Core {
         }
     }
 
-    fn act(&mut self, slot: usize, action: plan::Action, batch: &mut Vec<Action>, now: Now) {
+    fn act(&mut self, slot: usize, action: plan::Action, batch: &mut Batch, now: Now) {
         let revision = &mut self.revisions[slot];
         let id = revision.id.clone();
         match action {
@@ -176,17 +173,17 @@ impl Core {
                 }
             }
             plan::Action::CreateMetric(spec) | plan::Action::UpdateMetric(spec) => {
-                self.ask_metric(slot, spec.clone(), now);
-                batch.push(Action::Metric { revision: id, spec });
+                self.ask_metric(slot, spec.clone(), batch.number, now);
+                batch.actions.push(Action::Metric { revision: id, spec });
             }
             plan::Action::Scale(replicas) => {
-                revision.asked.replicas = Some(Belief::new(replicas, now.instant));
+                revision.asked.replicas = Some(Belief::new(replicas, batch.number, now.instant));
                 let target = revision
                     .pod_autoscaler
                     .as_ref()
                     .map(|object| object.spec.scale_target_ref.clone())
                     .unwrap_or_default();
-                batch.push(Action::Scale {
+                batch.actions.push(Action::Scale {
                     revision: id,
                     target,
                     replicas,
@@ -198,13 +195,16 @@ impl Core {
                 if asked.is_some_and(|asked| asked.value == spec && asked.holds(now.instant)) {
                     return;
                 }
-                let mut belief = Belief::new(spec.clone(), now.instant);
+                let mut belief = Belief::new(spec.clone(), batch.number, now.instant);
                 if let Some(sks) = &mut revision.sks {
-                    belief = belief.instead_of(std::mem::replace(&mut sks.spec, spec.clone()));
+                    let known = std::mem::replace(&mut sks.spec, spec.clone());
+                    belief = belief.instead_of(asked_before(&mut revision.asked.sks, known));
                     sks.generation += 1;
                 }
                 revision.asked.sks = Some(belief);
-                batch.push(Action::ServerlessService { revision: id, spec });
+                batch
+                    .actions
+                    .push(Action::ServerlessService { revision: id, spec });
             }
         }
     }
@@ -214,7 +214,7 @@ impl Core {
         slot: usize,
         status: crate::pod_autoscaler::PodAutoscalerStatus,
         on_failure: crate::pod_autoscaler::PodAutoscalerStatus,
-        batch: &mut Vec<Action>,
+        batch: &mut Batch,
         now: Now,
     ) {
         let revision = &mut self.revisions[slot];
@@ -231,8 +231,8 @@ impl Core {
             _ => known,
         };
         let write = StatusWrite { before, on_failure };
-        revision.asked.status = Some(Belief::new(write, now.instant));
-        batch.push(Action::Status {
+        revision.asked.status = Some(Belief::new(write, batch.number, now.instant));
+        batch.actions.push(Action::Status {
             revision: revision.id.clone(),
             status: Box::new(status),
         });
@@ -257,19 +257,20 @@ impl Core {
     }
 
     /// Collects as the Metric being written says, without waiting for it to come back.
-    fn ask_metric(&mut self, slot: usize, spec: MetricSpec, now: Now) {
+    fn ask_metric(&mut self, slot: usize, spec: MetricSpec, batch: BatchNumber, now: Now) {
         let revision = &mut self.revisions[slot];
         let Some(object) = &revision.pod_autoscaler else {
             return;
         };
         match &mut revision.metric {
             Some(metric) => {
-                let before = std::mem::replace(&mut metric.metric.spec, spec.clone());
-                let belief = Belief::new(spec, now.instant).instead_of(before);
+                let known = std::mem::replace(&mut metric.metric.spec, spec.clone());
+                let before = asked_before(&mut revision.asked.metric, known);
+                let belief = Belief::new(spec, batch, now.instant).instead_of(before);
                 revision.asked.metric = Some(belief);
             }
             None => {
-                revision.asked.metric = Some(Belief::new(spec.clone(), now.instant));
+                revision.asked.metric = Some(Belief::new(spec.clone(), batch, now.instant));
                 revision.metric = Some(Box::new(MetricObject::of(object, spec)));
             }
         }
@@ -367,11 +368,23 @@ impl Core {
         if status.differs_from(&object.status) {
             object.status = status.clone();
             let revision = revision.id.clone();
-            self.send(vec![Action::MetricStatus {
+            let mut batch = self.new_batch();
+            batch.actions.push(Action::MetricStatus {
                 revision,
                 status: Box::new(status),
-            }]);
+            });
+            self.send(batch);
         }
+    }
+
+    /// Writes once more what could not be written. Whether there was something.
+    fn retry_metric_status(&mut self, slot: usize, now: UnixTime) -> bool {
+        let metric = self.revisions[slot].metric.as_ref();
+        let owed = metric.is_some_and(|object| object.is_status_owed());
+        if owed {
+            self.write_metric_status(slot, now);
+        }
+        owed
     }
 }
 
@@ -426,7 +439,20 @@ impl MetricObject {
     pub(super) fn is_ours(&self) -> bool {
         self.generation == UNSEEN
     }
+
+    /// The status that was to be written is not there.
+    pub(super) fn owe_status(&mut self) {
+        self.status.observed_generation = UNWRITTEN;
+    }
+
+    fn is_status_owed(&self) -> bool {
+        self.status.observed_generation == UNWRITTEN
+    }
 }
 
 /// The generation of an object that the platform has not shown; real ones begin at 1.
 const UNSEEN: i64 = 0;
+
+/// The observed generation of a status of which nothing is known; it differs from all that are
+/// written.
+const UNWRITTEN: i64 = -1;

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, Observation, Supply};
+use crate::decider::{Decider, DeciderStatus, Observation};
 use crate::metrics::RevisionGauges;
 use crate::plan::{DeciderSnapshot, ScaleTarget};
 use crate::pod_autoscaler::{
@@ -16,10 +16,11 @@ use crate::pod_autoscaler::{
     ServerlessServiceSpec,
 };
 use crate::pods::PodCounts;
+use crate::pods::Supply;
 use crate::scale::{ProbeOutcome, UNKNOWN_SCALE};
 use crate::scraper::{ConnectionPool, PodTargets, ScrapeError};
 use crate::spec::{DeciderSpec, Settings};
-use crate::world::{MetricObject, RevisionPod, RevisionSnapshot};
+use crate::world::{BatchNumber, MetricObject, RevisionPod, RevisionSnapshot};
 
 /// How long the driver goes on as if the world had changed as it asked, without being told so. A
 /// write that was lost or undone is then noticed.
@@ -78,9 +79,11 @@ pub(super) struct StatusWrite {
 #[derive(Debug)]
 pub(super) struct Belief<T> {
     pub(super) value: T,
+    /// What asked for it.
+    batch: BatchNumber,
     /// What the world has said to the contrary: the truth, should the belief not come true.
     observed: Option<T>,
-    /// What was the case when it was asked for: the truth, should that fail.
+    /// What was the case before it was asked for: the truth, should that fail.
     before: Option<T>,
     until: Instant,
 }
@@ -147,19 +150,20 @@ impl Revision {
         sks.into_iter().chain(metric).min()
     }
 
-    /// A write failed, and those that were to follow it were not tried: takes everything for what it
-    /// was before it was asked for. Writing twice what had come through changes nothing.
-    pub(super) fn take_back(&mut self) {
-        self.asked.replicas = None;
-        let sks = self.asked.sks.take();
+    /// A write of `batch` failed, and those that were to follow it were not tried: takes everything
+    /// that it asked for, and nothing has asked for since, for what it was before. Writing twice what
+    /// had come through changes nothing.
+    pub(super) fn take_back(&mut self, batch: BatchNumber) {
+        self.asked.replicas.take_if(|belief| belief.is_of(batch));
+        let sks = self.asked.sks.take_if(|belief| belief.is_of(batch));
         if let (Some(belief), Some(sks)) = (sks, &mut self.sks)
-            && let Some(spec) = belief.observed.or(belief.before)
+            && let Some(spec) = belief.truth()
         {
             sks.spec = spec;
         }
-        let metric = self.asked.metric.take();
+        let metric = self.asked.metric.take_if(|belief| belief.is_of(batch));
         if let (Some(belief), Some(object)) = (metric, &mut self.metric)
-            && let Some(spec) = belief.observed.or(belief.before)
+            && let Some(spec) = belief.truth()
         {
             object.metric.spec = spec;
         }
@@ -315,9 +319,10 @@ impl Collecting {
 // === impl Belief ===
 
 impl<T> Belief<T> {
-    pub(super) fn new(value: T, now: Instant) -> Self {
+    pub(super) fn new(value: T, batch: BatchNumber, now: Instant) -> Self {
         Self {
             value,
+            batch,
             observed: None,
             before: None,
             until: now + BELIEF_LIMIT,
@@ -335,6 +340,16 @@ impl<T> Belief<T> {
         self.observed = Some(observed);
     }
 
+    /// Whether `batch` asked for it.
+    pub(super) fn is_of(&self, batch: BatchNumber) -> bool {
+        self.batch == batch
+    }
+
+    /// What is the case if it did not come true, as far as that is known.
+    fn truth(self) -> Option<T> {
+        self.observed.or(self.before)
+    }
+
     /// When the truth is due, if it has been heard.
     fn doubted_until(&self) -> Option<Instant> {
         self.observed.as_ref().map(|_| self.until)
@@ -350,6 +365,12 @@ impl<T> Belief<T> {
 pub(super) fn disproved<T>(belief: &mut Option<Belief<T>>, now: Instant) -> Option<T> {
     let overdue = belief.as_ref().is_some_and(|belief| !belief.holds(now));
     belief.take_if(|_| overdue)?.observed
+}
+
+/// What was the case before everything that has been asked for and not been confirmed, the last of
+/// which has made it `known`.
+pub(super) fn asked_before<T>(belief: &mut Option<Belief<T>>, known: T) -> T {
+    belief.take().and_then(Belief::truth).unwrap_or(known)
 }
 
 /// Whether `belief` is still to be held against the contrary `observed`; forgets it otherwise.

@@ -22,14 +22,16 @@ use crate::pods::{Pod, PodPhase};
 use crate::sample_size::Sample;
 use crate::scraper::ScrapeError;
 use crate::world::{
-    ClusterConfig, EventObject, FailedAction, Failure, Ownership, ProbeTarget, RevisionPod,
-    RevisionSnapshot,
+    Action, BatchNumber, ClusterConfig, EventObject, FailedAction, Failure, Ownership, ProbeTarget,
+    RevisionPod, RevisionSnapshot,
 };
 
 mod golden;
+mod handover;
 mod latency;
 mod metric;
 mod rounds;
+mod writes;
 
 /// A platform for one revision, and the clock.
 struct Platform {
@@ -49,6 +51,8 @@ struct Platform {
     /// Whether actions are carried out and echoed.
     obedient: bool,
     log: Vec<Action>,
+    /// The kind of every action that can fail, and its batch.
+    sent: Vec<(FailedAction, BatchNumber)>,
 }
 
 fn id() -> RevisionId {
@@ -147,6 +151,7 @@ impl Platform {
             activator: true,
             obedient: true,
             log: Vec::new(),
+            sent: Vec::new(),
         };
         platform.tell(cluster_config());
         let target = ScaleTarget {
@@ -164,9 +169,38 @@ impl Platform {
         self.settle();
     }
 
+    /// Tells that the last action of a kind failed.
+    fn fail(&mut self, action: FailedAction, message: Option<&str>) {
+        let batch = self.batch_of(action);
+        self.fail_batch(batch, action, message);
+    }
+
+    fn fail_batch(&mut self, batch: BatchNumber, action: FailedAction, message: Option<&str>) {
+        let message = message.map(str::to_owned);
+        let failure = Failure {
+            batch,
+            action,
+            message,
+        };
+        self.tell(Update::Failed(id(), failure));
+    }
+
+    /// The last batch with an action of a kind.
+    fn batch_of(&self, action: FailedAction) -> BatchNumber {
+        let sent = self.sent.iter().rev().find(|(kind, _)| *kind == action);
+        sent.expect("there was one").1
+    }
+
     fn tell_pods(&mut self) {
         let pods = (1..=self.replicas).map(ready_pod).collect();
         self.tell(Update::Pods(id(), pods));
+    }
+
+    /// The object as the platform has it, but for its generation.
+    fn tell_generation(&mut self, generation: i64) {
+        self.object.generation = generation;
+        let object = Box::new(self.object.clone());
+        self.tell(Update::PodAutoscaler(object));
     }
 
     fn tell_sks(&mut self) {
@@ -191,8 +225,10 @@ impl Platform {
                 self.carry_out(effect);
             }
             while let Some(batch) = self.core.next_batch() {
-                for action in batch {
+                for action in batch.actions {
                     self.log.push(action.clone());
+                    let kind = action.failure();
+                    self.sent.extend(kind.map(|kind| (kind, batch.number)));
                     if self.obedient {
                         self.obey(action);
                     }
@@ -468,181 +504,6 @@ fn the_last_pod_stays_until_an_activator_answers() {
     platform.run_until(5, |it| it.replicas == 0);
 }
 
-#[test]
-fn what_was_asked_for_is_not_asked_for_again_until_it_is_overdue() {
-    let mut platform = Platform::new(&[], 1);
-    platform.run_until(120, |it| it.replicas == 0);
-    platform.obedient = false;
-    platform.log.clear();
-    platform.stat(1.0);
-    assert_eq!(platform.scales(), [1]);
-    // Ticks and further stats change nothing while the platform is busy.
-    for _ in 0..20 {
-        platform.run_seconds(1);
-        platform.stat(1.0);
-    }
-    assert_eq!(platform.scales(), [1]);
-    let modes = |it: &Platform| {
-        let spec = |action: &Action| matches!(action, Action::ServerlessService { .. });
-        it.log.iter().filter(|action| spec(action)).count()
-    };
-    assert!(modes(&platform) <= 1, "{:?}", platform.log);
-    for _ in 0..20 {
-        platform.run_seconds(1);
-        platform.tell_sks();
-    }
-    assert_eq!(platform.scales(), [1, 1], "lost, and asked for again");
-}
-
-/// Somebody changes an object just as it is being written, and the world says so once.
-#[test]
-fn what_others_made_of_an_object_is_noticed_in_the_end() {
-    let mut platform = Platform::new(&[], 1);
-    platform.run_until(120, |it| it.replicas == 0);
-    platform.obedient = false;
-    platform.log.clear();
-    let asked = |it: &Platform| {
-        let spec = |action: &Action| matches!(action, Action::ServerlessService { .. });
-        it.log.iter().filter(|action| spec(action)).count()
-    };
-    platform
-        .sks
-        .as_mut()
-        .expect("there is one")
-        .spec
-        .num_activators += 7;
-    platform.tell_sks();
-    assert_eq!(asked(&platform), 1, "{:?}", platform.log);
-    platform.tell_sks();
-    assert_eq!(asked(&platform), 1, "it may be on its way");
-    platform.run_seconds(super::revision::BELIEF_LIMIT.as_secs() + 5);
-    assert_eq!(asked(&platform), 2, "{:?}", platform.log);
-}
-
-/// The watch has nothing more to say of a change by somebody else once it was seen.
-#[test]
-fn what_could_not_be_put_back_is_tried_again() {
-    let mut platform = Platform::new(&[], 1);
-    platform.run_until(120, |it| it.replicas == 0);
-    platform.obedient = false;
-    platform.log.clear();
-    let sks = platform.sks.as_mut().expect("there is one");
-    sks.spec.num_activators += 7;
-    platform.tell_sks();
-    let asked = |it: &Platform| {
-        let spec = |action: &Action| matches!(action, Action::ServerlessService { .. });
-        it.log.iter().filter(|action| spec(action)).count()
-    };
-    assert_eq!(asked(&platform), 1, "{:?}", platform.log);
-    let failure = Failure {
-        action: FailedAction::ServerlessService,
-        message: None,
-    };
-    platform.tell(Update::Failed(id(), failure));
-    platform.run_seconds(2);
-    assert_eq!(asked(&platform), 2, "{:?}", platform.log);
-}
-
-#[test]
-fn a_failed_patch_is_repeated_with_back_off_and_reported() {
-    let mut platform = Platform::new(&[], 1);
-    platform.run_until(120, |it| it.replicas == 0);
-    platform.obedient = false;
-    platform.log.clear();
-    platform.stat(1.0);
-    let mut now = Duration::ZERO;
-    for attempt in 1..=6_u32 {
-        assert_eq!(platform.scales().len(), attempt as usize);
-        platform.tell(Update::Failed(
-            id(),
-            Failure {
-                action: FailedAction::Scale,
-                message: Some("no quota".to_owned()),
-            },
-        ));
-        assert_eq!(platform.scales().len(), attempt as usize, "not at once");
-        let delay = Duration::from_millis(5) * 2_u32.pow(attempt - 1);
-        platform.run(delay);
-        now += delay;
-    }
-    let event = |action: &Action| match action {
-        Action::Event {
-            reason, message, ..
-        } => Some((*reason, message.clone())),
-        _ => None,
-    };
-    let events: Vec<_> = platform.log.iter().filter_map(event).collect();
-    assert_eq!(events.len(), 6);
-    assert_eq!(events[0], ("InternalError", "no quota".to_owned()));
-    // The object never saw the status that goes with the scale.
-    assert_eq!(platform.object.status.desired_scale, Some(0));
-}
-
-#[test]
-fn a_failed_write_is_reported_on_the_object_that_it_was_for() {
-    let mut platform = Platform::new(&[], 1);
-    for (action, object, expected) in [
-        (
-            FailedAction::Scale,
-            EventObject::PodAutoscaler,
-            "InternalError",
-        ),
-        (
-            FailedAction::Metric,
-            EventObject::PodAutoscaler,
-            "InternalError",
-        ),
-        (
-            FailedAction::Status,
-            EventObject::PodAutoscaler,
-            "UpdateFailed",
-        ),
-        (
-            FailedAction::MetricStatus,
-            EventObject::Metric,
-            "UpdateFailed",
-        ),
-    ] {
-        platform.log.clear();
-        let message = Some("no quota".to_owned());
-        platform.tell(Update::Failed(id(), Failure { action, message }));
-        let event = |entry: &Action| match entry {
-            Action::Event { about, reason, .. } => Some((*about, *reason)),
-            _ => None,
-        };
-        let events: Vec<_> = platform.log.iter().filter_map(event).collect();
-        assert_eq!(events, [(object, expected)], "{action:?}");
-    }
-}
-
-#[test]
-fn a_status_that_lost_a_conflict_is_written_again_silently() {
-    let mut platform = Platform::new(&[], 1);
-    platform.run_seconds(10);
-    platform.obedient = false;
-    platform.log.clear();
-    platform.replicas = 2;
-    platform.tell_pods();
-    let statuses = |it: &Platform| {
-        let is_status = |action: &&Action| matches!(action, Action::Status { .. });
-        it.log.iter().filter(is_status).count()
-    };
-    assert_eq!(statuses(&platform), 1);
-    let failure = Failure {
-        action: FailedAction::Status,
-        message: None,
-    };
-    platform.tell(Update::Failed(id(), failure));
-    platform.run_seconds(1);
-    assert_eq!(statuses(&platform), 2);
-    assert!(
-        !platform
-            .log
-            .iter()
-            .any(|action| matches!(action, Action::Event { .. }))
-    );
-}
-
 #[derive(Debug)]
 struct OwnsNone;
 
@@ -719,93 +580,4 @@ impl Ownership for OwnsAllNow {
     fn owns(&self, _revision: &RevisionId) -> bool {
         true
     }
-}
-
-/// A standby at the same moment as `old`, with the same world, that owns nothing yet.
-fn standby(old: &Platform, annotations: &[(&str, &str)]) -> Platform {
-    let mut new = Platform::new(annotations, old.replicas);
-    new.now = old.now;
-    new.tell(Update::Ownership(Arc::new(OwnsNone)));
-    new.object = old.object.clone();
-    new.sks.clone_from(&old.sks);
-    let object = Box::new(new.object.clone());
-    new.tell(Update::PodAutoscaler(object));
-    new.tell_sks();
-    new.log.clear();
-    new
-}
-
-/// Edge case 55 of a restart: the average would cover only the seconds since, and the last pod of a
-/// revision that was just used would go.
-#[test]
-fn a_new_leader_goes_on_with_the_windows_of_the_old_one() {
-    let annotations = [("autoscaling.knative.dev/target", "10")];
-    let mut old = Platform::new(&annotations, 1);
-    old.load = Some(4.0);
-    old.run_seconds(100);
-    assert_eq!(old.replicas, 1);
-    let messages = old.core.hand_over(old.now);
-    assert_eq!(messages.len(), 1);
-
-    let lead = |handed_over: bool| {
-        let mut new = standby(&old, &annotations);
-        if handed_over {
-            new.core.take_over(&messages[0], new.now).unwrap();
-        }
-        new.run_seconds(12);
-        assert_eq!(new.log, [], "a standby does nothing");
-        new.load = Some(0.0);
-        new.tell(Update::Ownership(Arc::new(OwnsAllNow)));
-        new.run_seconds(4);
-        new.snapshot()
-    };
-    let (cold, warm) = (lead(false), lead(true));
-    assert_eq!((cold.desired, warm.desired), (0, 1));
-    assert!(warm.stable > 2.5, "{warm:?}");
-}
-
-#[test]
-fn windows_that_come_late_still_count_and_stand_for_no_data() {
-    let annotations = [("autoscaling.knative.dev/target", "10")];
-    let mut old = Platform::new(&annotations, 4);
-    old.load = Some(28.0);
-    old.run_seconds(100);
-    let messages = old.core.hand_over(old.now);
-
-    // The pods do not answer the new leader: whatever it was handed, it decides nothing.
-    let mut blind = standby(&old, &annotations);
-    blind.core.take_over(&messages[0], blind.now).unwrap();
-    blind.load = None;
-    blind.tell(Update::Ownership(Arc::new(OwnsAllNow)));
-    blind.run_seconds(200);
-    assert_eq!(blind.snapshot().desired, -1);
-    assert_eq!(blind.scales(), [] as [i32; 0]);
-
-    // Handed over after it began.
-    let mut late = standby(&old, &annotations);
-    late.load = Some(0.0);
-    late.tell(Update::Ownership(Arc::new(OwnsAllNow)));
-    late.run_seconds(5);
-    assert!(late.snapshot().stable < 1.0);
-    late.core.take_over(&messages[0], late.now).unwrap();
-    late.run_seconds(2);
-    assert!(late.snapshot().stable > 20.0, "{:?}", late.snapshot());
-    assert_eq!(late.scales(), [] as [i32; 0]);
-}
-
-#[test]
-fn what_nobody_claims_is_forgotten_and_what_is_not_ours_is_not_handed_over() {
-    let mut old = Platform::new(&[], 1);
-    old.run_seconds(10);
-    let messages = old.core.hand_over(old.now);
-    let mut new = standby(&old, &[]);
-    new.core.take_over(&messages[0], new.now).unwrap();
-    let until = new.core.handed_over.until().unwrap();
-    assert!(new.core.next_due().is_some_and(|due| due <= until));
-    new.run_seconds(61);
-    assert_eq!(new.core.handed_over.until(), None);
-    assert!(new.core.take_over(b"\xff", new.now).is_err());
-
-    old.tell(Update::Ownership(Arc::new(OwnsNone)));
-    assert_eq!(old.core.hand_over(old.now), [] as [Bytes; 0]);
 }

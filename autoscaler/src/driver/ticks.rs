@@ -6,9 +6,9 @@ use serving::UnixTime;
 use tokio::time::Instant;
 
 use super::core::{Core, Due, Effect, Now};
-use super::reconcile::{SCRAPE_TICK, TICK};
+use super::core::{SCRAPE_TICK, TICK};
 use super::revision::Key;
-use crate::decider::Supply;
+use crate::pods::Supply;
 use crate::scraper::{Report, Round};
 use crate::stat_frame::{self, Malformed, Message};
 use crate::timers::next_period;

@@ -25,7 +25,7 @@ use super::events::{self, Recorder, Warning};
 use super::index::TargetKind;
 use super::objects::{Metric, PodAutoscaler, ServerlessService};
 use crate::pod_autoscaler::{PodAutoscalerStatus, ScaleTargetRef};
-use crate::world::{Action, EventObject, Failure, Update};
+use crate::world::{Action, Batch, EventObject, Failure, Update};
 
 /// Revisions that are written at a time; the client's rate limit is the tighter bound.
 const MAX_WRITERS: usize = 64;
@@ -71,12 +71,12 @@ enum WriteError {
 /// Carries out batches until the driver ends, then those that it left behind.
 pub(super) async fn run(
     writer: Writer,
-    mut actions: mpsc::Receiver<Vec<Action>>,
+    mut actions: mpsc::Receiver<Batch>,
     updates: mpsc::Sender<Update>,
 ) {
     let mut writers: JoinSet<RevisionId> = JoinSet::new();
     // Revisions being written, each with the batches that came in the meantime.
-    let mut busy: HashMap<RevisionId, VecDeque<Vec<Action>>> = HashMap::new();
+    let mut busy: HashMap<RevisionId, VecDeque<Batch>> = HashMap::new();
     let mut waiting = 0;
     let mut open = true;
     while open || !writers.is_empty() {
@@ -87,7 +87,7 @@ pub(super) async fn run(
                     open = false;
                     continue;
                 };
-                let Some(id) = batch.first().map(|action| action.revision().clone()) else {
+                let Some(id) = batch.revision().cloned() else {
                     continue;
                 };
                 if let Some(queue) = busy.get_mut(&id) {
@@ -126,10 +126,10 @@ impl Writer {
     async fn batch(
         self,
         id: RevisionId,
-        batch: Vec<Action>,
+        batch: Batch,
         updates: mpsc::Sender<Update>,
     ) -> RevisionId {
-        for action in batch {
+        for action in batch.actions {
             let kind = action.failure();
             let acted = tokio::time::timeout(WRITE_TIMEOUT, self.act(action)).await;
             let result = acted.unwrap_or(Err(WriteError::Timeout));
@@ -142,6 +142,7 @@ impl Writer {
                     tracing::error!(revision = %id, "{message}");
                 }
                 let failure = Failure {
+                    batch: batch.number,
                     action: kind,
                     message,
                 };

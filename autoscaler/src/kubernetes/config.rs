@@ -2,13 +2,12 @@
 //! (`cmd/autoscaler/main.go`, `pkg/autoscaler/bucket/bucket.go`). Read once at start; every problem
 //! is reported, not only the first.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
 use serving::environment::{Environment, Problems, Reader};
+use serving::resource::Identity;
+use serving::scrape_address::ScrapeAddress;
 use serving::tls::ScrapeTls;
+use serving::trace::Attribute;
 
-/// Upstream's default for `METRICS_PROMETHEUS_PORT`.
-const METRICS_PORT: i64 = 9090;
 /// Upstream's default for `PROFILING_PORT`.
 const PROFILING_PORT: i64 = 8008;
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -33,9 +32,11 @@ pub struct Config {
     /// `KUBERNETES_MIN_VERSION` as major and minor.
     pub kubernetes_min_version: (u32, u32),
     /// Where `/metrics` is served if asked for.
-    pub metrics_address: SocketAddr,
+    pub metrics_address: ScrapeAddress,
     /// `METRICS_PROMETHEUS_TLS_*`.
     pub metrics_tls: Option<ScrapeTls>,
+    /// `OTEL_SERVICE_NAME`: what the process calls itself in metrics.
+    pub service_name: String,
     /// `PROFILING_PORT`.
     pub profiling_port: u16,
     /// Buckets by ordinal instead of Leases.
@@ -83,13 +84,25 @@ impl Config {
             ),
             cluster_domain: cluster_domain(resolv_conf, &reader.string("CLUSTER_DOMAIN")),
             kubernetes_min_version: min_version(&mut reader),
-            metrics_address: metrics_address(&mut reader),
+            metrics_address: ScrapeAddress::read(&mut reader),
             metrics_tls: ScrapeTls::read(&mut reader),
             profiling_port: port(&mut reader, "PROFILING_PORT", "Port", PROFILING_PORT),
+            service_name: or(&mut reader, "OTEL_SERVICE_NAME", "autoscaler"),
             stateful_set: stateful_set(&mut reader, &pod_name),
             pod_name,
         };
         reader.finish(config)
+    }
+
+    /// What identifies the process in its metrics.
+    pub fn resource(&self) -> Vec<Attribute> {
+        let identity = Identity {
+            service: &self.service_name,
+            version: env!("CARGO_PKG_VERSION"),
+            namespace: &self.system_namespace,
+            pod: &self.pod_name,
+        };
+        identity.resource()
     }
 
     /// Who this replica is to the others: the holder of its Leases.
@@ -162,21 +175,6 @@ fn port(reader: &mut Reader<'_>, variable: &'static str, field: &'static str, de
             0
         }
     }
-}
-
-fn metrics_address(reader: &mut Reader<'_>) -> SocketAddr {
-    const HOST: &str = "METRICS_PROMETHEUS_HOST";
-    let port = port(reader, "METRICS_PROMETHEUS_PORT", "Port", METRICS_PORT);
-    let host = reader.string(HOST);
-    let host = if host.is_empty() {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    } else {
-        host.parse().unwrap_or_else(|_| {
-            reader.invalid(HOST, "is not an address");
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        })
-    };
-    SocketAddr::new(host, port)
 }
 
 fn stateful_set(reader: &mut Reader<'_>, pod_name: &str) -> Option<StatefulSet> {
@@ -252,7 +250,7 @@ mod tests {
         assert_eq!(config.identity(), "autoscaler-0_10.0.0.1");
         assert_eq!(config.cluster_domain, "cluster.local");
         assert_eq!(config.kubernetes_min_version, (1, 34));
-        assert_eq!(config.metrics_address, "[::]:9090".parse().unwrap());
+        assert_eq!(config.metrics_address, ScrapeAddress::default());
         assert_eq!(config.profiling_port, 8008);
         assert_eq!(config.stateful_set, None);
     }

@@ -117,6 +117,10 @@ fn whole_seconds(duration: Duration) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::coordination::v1::Lease;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::Value;
+
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(60);
@@ -166,6 +170,78 @@ mod tests {
         assert_eq!(taken.lease_transitions, Some(1));
         write(&taken, &mut [&mut a, &mut b], soon + LEASE);
         assert!(b.is_leader() && !a.is_leader());
+    }
+
+    /// What client-go 0.35.4 sends to the API server: a replica takes a Lease that does not exist,
+    /// renews and releases it, and another one takes it.
+    fn recorded() -> [Lease; 4] {
+        let lines = include_str!("election/recorded.jsonl").lines();
+        let leases: Vec<Lease> = lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        leases.try_into().unwrap()
+    }
+
+    /// The line of the recording, which keeps every digit.
+    fn recorded_json(line: usize) -> Value {
+        let mut lines = include_str!("election/recorded.jsonl").lines();
+        serde_json::from_str(lines.nth(line).unwrap()).unwrap()
+    }
+
+    fn json(spec: LeaseSpec) -> Value {
+        let metadata = ObjectMeta {
+            name: Some("autoscaler-bucket-00-of-01".to_owned()),
+            namespace: Some("knative-serving".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let spec = Some(spec);
+        serde_json::to_value(Lease { metadata, spec }).unwrap()
+    }
+
+    /// Upstream's replicas, and whoever looks at Leases, find in ours what they find in upstream's.
+    #[test]
+    fn leases_are_written_as_upstream_writes_them() {
+        // Clocks count finer than the format does.
+        let wall = |lease: &Lease| {
+            let time = lease.spec.as_ref().and_then(|it| it.renew_time.clone());
+            time.unwrap().0 + Duration::from_nanos(999)
+        };
+        let now = Instant::now();
+        let leases = recorded();
+        let mut a = Candidate::new("autoscaler-a_10.0.0.1".to_owned(), LEASE);
+        let mut b = Candidate::new("autoscaler-b_10.0.0.2".to_owned(), LEASE);
+        let first = a.claim(now, wall(&leases[0])).unwrap();
+        assert_eq!(json(first.clone()), recorded_json(0));
+        write(&first, &mut [&mut a, &mut b], now);
+        let renewed = a.claim(now, wall(&leases[1])).unwrap();
+        assert_eq!(json(renewed.clone()), recorded_json(1));
+        write(&renewed, &mut [&mut a, &mut b], now);
+        let released = a.release(wall(&leases[2])).unwrap();
+        assert_eq!(json(released.clone()), recorded_json(2));
+        write(&released, &mut [&mut a, &mut b], now);
+        let taken = b.claim(now, wall(&leases[3])).unwrap();
+        assert_eq!(json(taken), recorded_json(3));
+    }
+
+    /// During an upgrade both kinds compete for one Lease.
+    #[test]
+    fn upstreams_leases_are_understood() {
+        let now = Instant::now();
+        let [first, renewed, released, taken] = recorded().map(|lease| lease.spec.unwrap());
+        let mut ours = Candidate::new("autoscaler-c_10.0.0.3".to_owned(), LEASE);
+        ours.observe(&first, now);
+        assert_eq!(ours.claim(now, wall(0)), None);
+        // A renewal starts the wait anew.
+        ours.observe(&renewed, now + LEASE / 2);
+        assert_eq!(ours.claim(now + LEASE, wall(0)), None);
+        ours.observe(&released, now + LEASE);
+        let claimed = ours.claim(now + LEASE, wall(0)).unwrap();
+        assert_eq!(claimed.lease_transitions, Some(1));
+        // Upstream's replica was faster.
+        ours.observe(&taken, now + LEASE);
+        assert_eq!(ours.claim(now + LEASE + LEASE / 2, wall(0)), None);
+        let claimed = ours.claim(now + 2 * LEASE, wall(0)).unwrap();
+        assert_eq!(claimed.lease_transitions, Some(2));
     }
 
     #[test]

@@ -1,21 +1,12 @@
 //! The metrics as a push over OTLP has them: OpenTelemetry's own names, the same values as a scrape.
 
 use serving::otlp::{MetricSnapshot, Point, ScopeSnapshot, Series};
-use serving::trace::{Attribute, Scope};
+use serving::trace::Attribute;
 
 use super::queue::{self, Value};
 use super::requests::{ApiRequests, DURATION_HELP, RESULT_HELP};
-use super::{Metrics, RevisionLabels, SCRAPE_HELP, SERIES, ScrapeLabels};
-
-/// Of revisions.
-const OWN_SCOPE: Scope = Scope {
-    name: "knative.dev/serving/pkg/autoscaler",
-    version: "",
-};
-/// Of work queues and the API server's client.
-const KUBERNETES_SCOPE: Scope = Scope {
-    name: "knative.dev/pkg/observability/metrics/k8s",
-    version: "",
+use super::{
+    KUBERNETES_SCOPE, Metrics, OWN_SCOPE, RevisionLabels, SCRAPE_HELP, SERIES, ScrapeLabels,
 };
 
 // === impl Metrics ===
@@ -199,7 +190,8 @@ mod tests {
 
     use prometheus_client::registry::Registry;
     use serving::config::Observability;
-    use serving::otlp::{Identity, Instrument, MetricPush};
+    use serving::otlp::{Instrument, MetricPush};
+    use serving::resource::Identity;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -314,7 +306,7 @@ mod tests {
             pod: "autoscaler-0",
         };
         let no_variables: &[(&str, &str)] = &[];
-        let push = MetricPush::new(&no_variables, &observability, identity);
+        let push = MetricPush::new(&no_variables, &observability, identity.resource());
         let push = push.unwrap().expect("a protocol of OTLP");
         let (metrics, requests) = measured();
         let collect = async {

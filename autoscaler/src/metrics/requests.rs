@@ -15,6 +15,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::{Registry, Unit};
 use serving::histogram::{Histogram, SECONDS};
+use serving::http_metrics::scope;
+
+use super::KUBERNETES_SCOPE;
 
 /// Different requests that are told apart. There are some thirty: methods times kinds of resources;
 /// only kinds of scale targets are anybody's choice.
@@ -71,7 +74,7 @@ impl ApiRequests {
 
     /// Lets a scrape see them.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(self.clone()));
+        scope(registry, KUBERNETES_SCOPE).register_collector(Box::new(self.clone()));
     }
 
     /// A request has been answered, or not.
@@ -166,8 +169,8 @@ mod tests {
         requests.observe(template(), None, Duration::from_millis(7));
         let text = prometheus_text(&registry);
         for line in [
-            r#"kn_k8s_client_http_response_status_code_total{http_request_method="GET",http_response_status_code="409",server_address="10.0.0.1"} 1"#,
-            r#"http_client_request_duration_seconds_count{http_request_method="GET",server_address="10.0.0.1",server_port="443",url_scheme="https",url_template="/api/v1/pods"} 3"#,
+            r#"kn_k8s_client_http_response_status_code_total{otel_scope_name="knative.dev/pkg/observability/metrics/k8s",otel_scope_schema_url="",otel_scope_version="",http_request_method="GET",http_response_status_code="409",server_address="10.0.0.1"} 1"#,
+            r#"http_client_request_duration_seconds_count{otel_scope_name="knative.dev/pkg/observability/metrics/k8s",otel_scope_schema_url="",otel_scope_version="",http_request_method="GET",server_address="10.0.0.1",server_port="443",url_scheme="https",url_template="/api/v1/pods"} 3"#,
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

@@ -6,7 +6,7 @@ use serving::config;
 use serving::{RevisionId, UnixTime};
 
 use crate::collection::Collection;
-use crate::decider::{Decider, DeciderStatus, Decision, Observation, Supply};
+use crate::decider::{Decider, DeciderStatus, Decision, Observation};
 use crate::plan::{self, Action, DeciderSnapshot, Observed, ScaleTarget};
 use crate::pod_autoscaler::{
     CONFIGURATION_LABEL, OperationMode, PodAutoscaler, PodAutoscalerSpec, PodAutoscalerStatus,
@@ -14,6 +14,7 @@ use crate::pod_autoscaler::{
     ServerlessServiceStatus,
 };
 use crate::pods::PodCounts;
+use crate::pods::Supply;
 use crate::scale::{ProbeOutcome, UNKNOWN_SCALE};
 use crate::spec::{Settings, Source, class};
 

@@ -16,7 +16,8 @@ use serving::config::{self, InvalidConfig};
 
 use super::control::{Control, pod_autoscaler};
 use super::traffic::{Arrival, Arrivals, BLOCK_MS, Lengths, Traffic};
-use crate::decider::{Observation, Supply, TICK_SECONDS};
+use crate::decider::{Observation, TICK_SECONDS};
+use crate::pods::Supply;
 use crate::scale::UNKNOWN_SCALE;
 
 /// Longest simulated time.

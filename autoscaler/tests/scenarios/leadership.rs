@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use api_server::proxy::{Link, Proxy};
+use api_server::{eventually, port};
 use autoscaler::kubernetes::objects::PodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -14,9 +16,7 @@ use serving::hash::BucketSet;
 use tokio::time::Instant;
 
 use crate::Cluster;
-use crate::api_server::{eventually, port};
 use crate::fixtures::{Revision, SYSTEM, create, is};
-use crate::proxy::{Link, Proxy};
 use crate::replica::{Process, Settings};
 
 /// The stable window of a revision that is handed over.
@@ -46,6 +46,7 @@ impl Member {
             pod_ip: ip,
             pod_port: cluster.stats.port,
             activator: cluster.activator.address,
+            stateful_set: false,
         };
         Self {
             identity: format!("{}_{ip}", settings.pod),
@@ -193,15 +194,7 @@ pub(crate) async fn a_clean_stop(cluster: Rc<Cluster>) {
 pub(crate) async fn several_buckets(cluster: Rc<Cluster>) {
     // One for each.
     const NAMES: [&str; 3] = ["ant-00001", "bee-00001", "dog-00001"];
-    let config = Api::<ConfigMap>::namespaced(cluster.client.clone(), SYSTEM);
-    let buckets = async |count: Option<&str>| {
-        let patch = Patch::Merge(json!({"data": {"buckets": count}}));
-        config
-            .patch("config-leader-election", &PatchParams::default(), &patch)
-            .await
-            .unwrap();
-    };
-    buckets(Some("3")).await;
+    set_buckets(&cluster, Some(3)).await;
     let port = port();
     let members = [
         Member::start(&cluster, 21, port).await,
@@ -242,5 +235,71 @@ pub(crate) async fn several_buckets(cluster: Rc<Cluster>) {
         let _traffic = it.traffic(vec![left.stats], &Rc::new(Cell::new(200.0)));
         grow(it, 4).await;
     }
-    buckets(None).await;
+    set_buckets(&cluster, None).await;
+}
+
+/// Replicas of a StatefulSet each have the bucket of their ordinal from the start, without Leases.
+pub(crate) async fn a_stateful_set(cluster: Rc<Cluster>) {
+    const NAMES: [&str; 8] = [
+        "cat-00001",
+        "eel-00001",
+        "fox-00001",
+        "gnu-00001",
+        "hen-00001",
+        "jay-00001",
+        "owl-00001",
+        "yak-00001",
+    ];
+    const DOMAIN: &str = "autoscaler.knative-serving.svc.cluster.local:8080";
+    set_buckets(&cluster, Some(2)).await;
+    let leases = Api::<Lease>::namespaced(cluster.client.clone(), SYSTEM);
+    let versions = async || {
+        let listed = leases.list(&Default::default()).await.unwrap();
+        let version = |it: Lease| (it.metadata.name, it.metadata.resource_version);
+        listed.items.into_iter().map(version).collect::<Vec<_>>()
+    };
+    let before = versions().await;
+    let set = BucketSet::new((0..2).map(|ordinal| format!("ws://autoscaler-{ordinal}.{DOMAIN}")));
+    let mut members = Vec::new();
+    for ordinal in 0..2 {
+        let ip = IpAddr::from([127, 0, 12, 31 + ordinal]);
+        let settings = Settings {
+            api_server: cluster.server.address(),
+            pod: format!("autoscaler-{ordinal}"),
+            stats: SocketAddr::new(ip, 0),
+            pod_ip: ip,
+            pod_port: cluster.stats.port,
+            activator: cluster.activator.address,
+            stateful_set: true,
+        };
+        members.push(settings.start().await);
+    }
+    for (index, bucket) in set.names().iter().enumerate() {
+        let ours = |name: &&str| set.owner(&format!("of-{name}/{name}")) == *bucket;
+        let name = NAMES.into_iter().find(ours).expect("one for each bucket");
+        let annotations = json!({
+            "autoscaling.knative.dev/target": "10", "autoscaling.knative.dev/max-scale": "3",
+            "autoscaling.knative.dev/target-burst-capacity": "-1"
+        });
+        let it = Revision::create(&cluster.client, name, annotations).await;
+        let _serving = it.serve();
+        let _pods = it.run_pods(move |pod| format!("127.0.{}.{}", 18 + index, pod + 1));
+        // Only the owner can decide: the names of buckets lead nowhere here.
+        let _traffic = it.traffic(vec![members[index].stats], &Rc::new(Cell::new(200.0)));
+        it.replicas(3).await;
+    }
+    for member in members {
+        member.stop().await;
+    }
+    assert_eq!(versions().await, before, "no Lease is made or taken");
+    set_buckets(&cluster, None).await;
+}
+
+async fn set_buckets(cluster: &Cluster, count: Option<u32>) {
+    let config = Api::<ConfigMap>::namespaced(cluster.client.clone(), SYSTEM);
+    let patch = Patch::Merge(json!({"data": {"buckets": count.map(|it| it.to_string())}}));
+    config
+        .patch("config-leader-election", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
 }

@@ -4,16 +4,16 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use api_server::eventually;
+use api_server::objects::expired;
+use api_server::proxy::{Link, Proxy};
 use autoscaler::kubernetes::objects::PodAutoscaler;
-use futures_util::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::Cluster;
-use crate::api_server::eventually;
 use crate::fixtures::{Revision, SYSTEM, is};
-use crate::proxy::{Link, Proxy};
 use crate::replica::Settings;
 
 const BUCKET: &str = "autoscaler-bucket-00-of-01";
@@ -36,6 +36,7 @@ pub(crate) async fn of_the_api_server(cluster: Rc<Cluster>) {
         pod_ip: "10.1.2.4".parse().unwrap(),
         pod_port: cluster.stats.port,
         activator: cluster.activator.address,
+        stateful_set: false,
     };
     let replica = settings.start().await;
     let annotations = json!({
@@ -103,22 +104,6 @@ async fn lost_lease(cluster: &Cluster) {
         let renewed: k8s_openapi::jiff::Timestamp = renewed(&lease)?.parse().ok()?;
         let age = k8s_openapi::jiff::Timestamp::now().duration_since(renewed);
         (age.as_secs() > 5).then_some(())
-    })
-    .await;
-}
-
-/// Whoever watches from `version` is told that it is gone.
-async fn expired(api: &Api<PodAutoscaler>, version: &str) {
-    eventually("a watch that expired", async || {
-        let mut events = match api.watch(&WatchParams::default(), version).await {
-            Ok(events) => std::pin::pin!(events),
-            Err(kube::Error::Api(status)) if status.code == 410 => return Some(()),
-            Err(_) => return None,
-        };
-        match events.next().await {
-            Some(Ok(WatchEvent::Error(status))) if status.code == 410 => Some(()),
-            other => panic!("{version} can still be watched from: {other:?}"),
-        }
     })
     .await;
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use api_server::eventually;
 use autoscaler::kubernetes::objects::{Metric, PodAutoscaler, ServerlessService};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -15,7 +16,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Cluster;
-use crate::api_server::eventually;
 use crate::fixtures::{Revision, SYSTEM, changed_at, condition, configure, create, is};
 
 const TBC: &str = "autoscaling.knative.dev/target-burst-capacity";
@@ -313,11 +313,13 @@ pub(crate) async fn deletion_and_a_new_start(cluster: Rc<Cluster>) {
     let it = Revision::create(&cluster.client, "deleted-00001", annotations).await;
     let _serving = it.serve();
     it.replicas(3).await;
-    let series = r#"kn_revision_pods_requested{k8s_namespace_name="of-deleted-00001",kn_service_name="hello",kn_configuration_name="hello",kn_revision_name="deleted-00001"} 3"#;
+    let labels = r#",k8s_namespace_name="of-deleted-00001",kn_service_name="hello",kn_configuration_name="hello",kn_revision_name="deleted-00001"} 3"#;
+    let is_wanted =
+        |line: &str| line.starts_with("kn_revision_pods_requested{") && line.contains(labels);
     let has_series = async |wanted: bool| {
         eventually("the gauges as wanted", async || {
             let text = scrape(&cluster).await?;
-            (text.contains(series) == wanted).then_some(())
+            (text.lines().any(is_wanted) == wanted).then_some(())
         })
         .await;
     };

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use api_server::eventually;
 use autoscaler::kubernetes::objects::{Metric, PodAutoscaler};
 use serde_json::{Value, json};
 
 use crate::Cluster;
-use crate::api_server::eventually;
 use crate::fixtures::{Level, Revision, changed_at, is, now};
 
 const TBC: &str = "autoscaling.knative.dev/target-burst-capacity";

@@ -3,23 +3,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use api_server::eventually;
+use api_server::objects::{self, create_namespace};
+pub(crate) use api_server::objects::{Kind, condition, create, is};
 use autoscaler::kubernetes::objects::{PodAutoscaler, ServerlessService};
 use futures_util::{SinkExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::core::NamespaceResourceScope;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Client, Resource};
 use prost::Message as _;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serving::stat::{Stat, WireStatMessage, WireStatMessages};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,34 +26,9 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::api_server::eventually;
-
 pub(crate) const SYSTEM: &str = "knative-serving";
 /// Between two reports of an activator.
 const REPORT: Duration = Duration::from_secs(1);
-
-/// What every kind of object in these tests can do.
-pub(crate) trait Kind:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-    + Send
-    + 'static
-{
-}
-
-impl<K> Kind for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize
-        + Send
-        + 'static
-{
-}
 
 /// A revision in a namespace of its own.
 pub(crate) struct Revision {
@@ -68,20 +42,6 @@ pub(crate) type Running = AbortOnDropHandle<()>;
 
 fn run(task: impl Future<Output = ()> + 'static) -> Running {
     AbortOnDropHandle::new(tokio::task::spawn_local(task))
-}
-
-pub(crate) async fn create<K: Kind>(client: &Client, namespace: &str, object: Value) -> K {
-    let object: K = serde_json::from_value(object).unwrap();
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    api.create(&PostParams::default(), &object).await.unwrap()
-}
-
-async fn create_namespace(client: &Client, name: &str) {
-    let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
-    Api::<Namespace>::all(client.clone())
-        .create(&PostParams::default(), &namespace)
-        .await
-        .unwrap();
 }
 
 /// The system namespace with its config maps.
@@ -113,15 +73,6 @@ pub(crate) async fn configure(client: &Client, data: Value) {
         .unwrap();
 }
 
-pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition["type"] == kind)
-        .unwrap_or(&Value::Null)
-}
-
 /// Seconds since the epoch at which a condition last changed.
 pub(crate) fn changed_at(object: &Value, kind: &str) -> i64 {
     let time = condition(object, kind)["lastTransitionTime"].as_str();
@@ -130,12 +81,6 @@ pub(crate) fn changed_at(object: &Value, kind: &str) -> i64 {
 
 pub(crate) fn now() -> i64 {
     Timestamp::now().as_second()
-}
-
-/// Whether a PodAutoscaler's condition has this status and reason ("" for none).
-pub(crate) fn is(object: &Value, kind: &str, status: &str, reason: &str) -> bool {
-    let condition = condition(object, kind);
-    condition["status"] == status && condition["reason"].as_str().unwrap_or_default() == reason
 }
 
 // === impl Revision ===
@@ -311,17 +256,7 @@ impl Revision {
         what: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Value {
-        let api = self.api::<K>();
-        let last = RefCell::new(Value::Null);
-        let condition = async || {
-            let object = api.get_opt(name).await.ok()??;
-            let mut object = serde_json::to_value(object).unwrap();
-            object["metadata"]["managedFields"] = Value::Null;
-            last.replace(object.clone());
-            Some(object).filter(&wanted)
-        };
-        let _told = Unwinding(&last);
-        eventually(&format!("{} {name}: {what}", K::kind(&())), condition).await
+        objects::wait(&self.api::<K>(), name, what, wanted).await
     }
 
     /// Waits for a state of the PodAutoscaler.
@@ -414,17 +349,6 @@ impl Revision {
             send(replica, frame.clone()).await
         })
         .await;
-    }
-}
-
-/// Shows the last state when a wait fails.
-struct Unwinding<'a>(&'a RefCell<Value>);
-
-impl Drop for Unwinding<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("last seen: {}", self.0.borrow());
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use autoscaler::world::ProbeTarget;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::api_server;
+use super::ACCOUNT;
 use super::fixtures::SYSTEM;
 
 /// How a replica is started, as arguments so that a process can be given them.
@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) pod_port: u16,
     /// What answers activator probes.
     pub(crate) activator: SocketAddr,
+    /// Whether the ordinal of its name says which bucket is its own; only within the test program.
+    pub(crate) stateful_set: bool,
 }
 
 /// A replica within the test program.
@@ -60,6 +62,7 @@ impl Settings {
             pod_ip: next().parse().unwrap(),
             pod_port: next().parse().unwrap(),
             activator: next().parse().unwrap(),
+            stateful_set: false,
         }
     }
 
@@ -78,9 +81,9 @@ impl Settings {
 
     /// Runs until `shutdown`.
     pub(crate) async fn run(self, listeners: Listeners, shutdown: CancellationToken) {
-        let client = api_server::account_client(self.api_server);
+        let client = api_server::client_as(ACCOUNT, self.api_server);
         let ip = self.pod_ip.to_string();
-        let environment = HashMap::from(
+        let mut environment = HashMap::from(
             [
                 ("SYSTEM_NAMESPACE", SYSTEM),
                 ("POD_NAME", &self.pod),
@@ -88,6 +91,15 @@ impl Settings {
             ]
             .map(|(key, value)| (key.to_owned(), value.to_owned())),
         );
+        if self.stateful_set {
+            let more = [
+                ("STATEFUL_CONTROLLER_ORDINAL", self.pod.as_str()),
+                ("STATEFUL_SERVICE_NAME", "autoscaler"),
+                ("STATEFUL_SERVICE_PORT", "8080"),
+                ("STATEFUL_SERVICE_PROTOCOL", "ws"),
+            ];
+            environment.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
         let config = Config::from_environment(&environment, None).unwrap();
         kubernetes::check_version(&client, (1, 30)).await.unwrap();
         let configuration = config_maps::read(&client, &config).await.unwrap();

@@ -1,5 +1,6 @@
 //! A whole scrape of `/metrics` after a known life, but for its values.
 
+use serving::resource::{Identity, register_target};
 use serving::telemetry::prometheus_text;
 
 use super::*;
@@ -74,6 +75,13 @@ fn scaled_by_requests(platform: &mut Platform) -> RevisionId {
 #[test]
 fn a_scrape_is_as_it_always_was() {
     let mut registry = Registry::default();
+    let identity = Identity {
+        service: "autoscaler",
+        version: "1",
+        namespace: "knative-serving",
+        pod: "autoscaler-0",
+    };
+    register_target(&mut registry, &identity.resource());
     let mut platform = Platform::measured(&[], 1, &mut registry);
     api_requests(&mut registry);
     platform.load = Some(300.0);
@@ -100,5 +108,6 @@ fn a_scrape_is_as_it_always_was() {
     platform.tell(Update::PodAutoscalerDeleted(by_requests));
     let text = normalised(&registry);
     assert!(!text.contains("hello"), "{text}");
-    assert!(text.starts_with("# HELP kn_workqueue_depth "), "{text}");
+    assert!(!text.contains("kn_revision_"), "{text}");
+    assert!(text.contains("# HELP kn_workqueue_depth "), "{text}");
 }

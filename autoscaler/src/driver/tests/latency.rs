@@ -74,7 +74,7 @@ async fn a_stat_becomes_a_scale_action_without_a_timer() {
             loop {
                 let batch = actions.recv().await.unwrap();
                 let wakes = |action: &Action| matches!(action, Action::Scale { revision, replicas: 1, .. } if revision == id);
-                if batch.iter().any(wakes) {
+                if batch.actions.iter().any(wakes) {
                     return;
                 }
             }

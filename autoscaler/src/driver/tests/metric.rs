@@ -94,3 +94,25 @@ fn a_metric_that_does_not_name_its_revision_is_not_ready() {
         "Failed to reconcile metric collection: label \"serving.knative.dev/revision\" not found or empty in Metric hello-00001"
     );
 }
+
+/// Nothing else would bring it up again: the watch has nothing to tell of what was not written.
+#[test]
+fn a_status_that_could_not_be_written_is_tried_again_with_back_off() {
+    let mut platform = Platform::new(&[], 2);
+    let object = metric_object(&platform, true);
+    platform.log.clear();
+    platform.tell(object);
+    let written = |platform: &Platform| {
+        let is_status = |action: &&Action| matches!(action, Action::MetricStatus { .. });
+        platform.log.iter().filter(is_status).count()
+    };
+    assert_eq!(written(&platform), 1);
+    for attempt in 1..=6_u32 {
+        platform.fail(FailedAction::MetricStatus, Some("no quota"));
+        assert_eq!(written(&platform), attempt as usize, "not at once");
+        platform.run(Duration::from_millis(5) * 2_u32.pow(attempt - 1));
+        assert_eq!(written(&platform), attempt as usize + 1);
+    }
+    platform.run_seconds(60);
+    assert_eq!(written(&platform), 7, "it has been written");
+}

@@ -81,7 +81,7 @@ struct Turning {
     /// Rounds that ran at a time.
     most_rounds: usize,
     _updates: mpsc::Sender<Update>,
-    _actions: mpsc::Receiver<Vec<Action>>,
+    _actions: mpsc::Receiver<Batch>,
 }
 
 impl Turning {

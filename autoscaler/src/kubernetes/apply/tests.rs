@@ -13,7 +13,7 @@ use tower::service_fn;
 
 use super::*;
 use crate::pod_autoscaler::{OperationMode, ServerlessServiceSpec};
-use crate::world::FailedAction;
+use crate::world::{BatchNumber, FailedAction};
 
 /// A request and its answer: `METHOD path`, status, body.
 type Answer = (&'static str, u16, Value);
@@ -111,8 +111,10 @@ const SERVICES: &str =
 async fn carry_out(writer: Writer, batches: Vec<Vec<Action>>) -> Vec<Failure> {
     let (sender, receiver) = mpsc::channel(8);
     let (updates, mut failures) = mpsc::channel(8);
-    for batch in batches {
-        sender.send(batch).await.unwrap();
+    let mut number = BatchNumber::default();
+    for actions in batches {
+        number = number.next();
+        sender.send(Batch { number, actions }).await.unwrap();
     }
     drop(sender);
     run(writer, receiver, updates).await;
@@ -156,6 +158,7 @@ async fn a_batch_ends_at_its_first_failure() {
     ];
     let failures = carry_out(writer, batches).await;
     assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].batch, BatchNumber::default().next());
     assert_eq!(failures[0].action, FailedAction::Scale);
     let message = failures[0].message.as_deref().unwrap();
     assert!(

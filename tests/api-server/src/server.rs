@@ -3,36 +3,22 @@
 //! the shell reads a pipe whose other end only the test program holds.
 
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, PostParams};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
+use serde_json::{Value, json};
 use serving::environment::{Environment as _, ProcessEnvironment};
 
-use super::definitions;
+use super::{definitions, eventually, port};
 
 /// Signs the service account tokens of a server that lives for seconds and nobody can reach.
 const SERVICE_ACCOUNT_KEY: &str = include_str!("service-account.key");
 const TOKEN: &str = "test-token";
-/// Of the service account that the manifests give the autoscaler.
-const ACCOUNT_TOKEN: &str = "account-token";
-pub(crate) const ACCOUNT: &str = "system:serviceaccount:knative-serving:pilotlight-autoscaler";
-/// Every request of that account is written down once, when it was answered.
-const AUDIT_POLICY: &str = r#"{
-  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-  "rules": [
-    {"level": "Metadata", "users": ["system:serviceaccount:knative-serving:pilotlight-autoscaler"]},
-    {"level": "None"}
-  ]
-}"#;
-/// Whatever a scenario waits for must have happened by then.
-const PATIENCE: Duration = Duration::from_secs(120);
-
 /// Starts a program and waits for the end of its own input; then kills the program and, given a
 /// folder as `$0`, removes it.
 const WATCHDOG: &str = r#"trap '' INT TERM HUP
@@ -42,10 +28,12 @@ kill -9 "$program"; wait "$program"
 test "$0" = keep || rm -rf "$0""#;
 
 /// A program under its shell, ended when dropped.
+#[derive(Debug)]
 struct Guarded(Child);
 
 /// A running etcd and kube-apiserver, ended when dropped.
-pub(crate) struct ApiServer {
+#[derive(Debug)]
+pub struct ApiServer {
     assets: PathBuf,
     folder: PathBuf,
     address: SocketAddr,
@@ -53,12 +41,6 @@ pub(crate) struct ApiServer {
     // Fields are dropped in this order: etcd last, and the folder with it.
     api_server: RefCell<Option<Guarded>>,
     _etcd: Guarded,
-}
-
-/// A port that is free on every loopback address. Another program could take it before it is used.
-pub(crate) fn port() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 // === impl Guarded ===
@@ -89,13 +71,13 @@ impl Drop for Guarded {
 }
 
 /// A client of the API server behind `address`, which may be a proxy's. It may do everything.
-pub(crate) fn client(address: SocketAddr) -> Client {
+pub fn client(address: SocketAddr) -> Client {
     with_token(address, TOKEN)
 }
 
-/// A client with the autoscaler's own rights.
-pub(crate) fn account_client(address: SocketAddr) -> Client {
-    with_token(address, ACCOUNT_TOKEN)
+/// A client with the rights of one of the accounts that the server was started with.
+pub fn client_as(account: &str, address: SocketAddr) -> Client {
+    with_token(address, account)
 }
 
 fn with_token(address: SocketAddr, token: &str) -> Client {
@@ -109,16 +91,23 @@ fn with_token(address: SocketAddr, token: &str) -> Client {
 }
 
 impl ApiServer {
-    /// Starts both and installs our resources; `None` where there are no programs to start.
-    pub(crate) async fn start() -> Option<Self> {
+    /// Starts both and installs Knative's kinds; `None` where there are no programs to start. Every
+    /// request of `accounts` is written down, once it was answered; their names are their tokens.
+    pub async fn start(accounts: &[&str]) -> Option<Self> {
         let assets = ProcessEnvironment.variable("KUBEBUILDER_ASSETS");
         let assets = PathBuf::from(assets.filter(|assets| !assets.is_empty())?);
         let folder = tempfile::tempdir().unwrap().keep();
         std::fs::write(folder.join("sa.key"), SERVICE_ACCOUNT_KEY).unwrap();
-        let tokens =
-            format!("{TOKEN},admin,admin,system:masters\n{ACCOUNT_TOKEN},{ACCOUNT},account\n");
+        let mut tokens = format!("{TOKEN},admin,admin,system:masters\n");
+        for account in accounts {
+            tokens.push_str(&format!("{account},{account},{account}\n"));
+        }
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
-        std::fs::write(folder.join("audit.json"), AUDIT_POLICY).unwrap();
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "users": accounts}, {"level": "None"}]
+        });
+        std::fs::write(folder.join("audit.json"), policy.to_string()).unwrap();
         let (etcd_port, peer_port) = (port(), port());
         let etcd = [
             format!("--data-dir={}", folder.join("etcd").display()),
@@ -142,7 +131,7 @@ impl ApiServer {
     }
 
     /// Starts kube-apiserver, on the port that it always has, and waits until it is ready.
-    pub(crate) async fn start_api_server(&self) {
+    pub async fn start_api_server(&self) {
         let path = |name: &str| self.folder.join(name).display().to_string();
         let arguments = [
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
@@ -167,25 +156,40 @@ impl ApiServer {
     }
 
     /// Kills kube-apiserver; etcd stays.
-    pub(crate) fn kill_api_server(&self) {
+    pub fn kill_api_server(&self) {
         drop(self.api_server.borrow_mut().take());
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the autoscaler's account has asked so far, as audit events.
-    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
+    /// What an account has asked so far, as audit events.
+    pub fn audit(&self, account: &str) -> Vec<Value> {
         let log = std::fs::read_to_string(self.folder.join("audit.log")).unwrap();
         let lines = log.lines().map(serde_json::from_str);
         // The last line may still be in the making.
-        lines.map_while(Result::ok).collect()
+        let mut events: Vec<Value> = lines.map_while(Result::ok).collect();
+        events.retain(|event| event["user"]["username"] == account);
+        events
+    }
+
+    /// A kubeconfig for `account` at `address`, which may be a proxy's.
+    pub fn kubeconfig(account: &str, address: SocketAddr) -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a",
+            "clusters": [{"name": "a", "cluster": {
+                "server": format!("https://{address}"), "insecure-skip-tls-verify": true
+            }}],
+            "users": [{"name": "a", "user": {"token": account}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]
+        })
+        .to_string()
     }
 
     /// A new client.
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         client(self.address)
     }
 
@@ -221,21 +225,5 @@ impl ApiServer {
             established.then_some(())
         })
         .await;
-    }
-}
-
-/// Waits, at most two minutes, until `condition` gives something.
-pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let attempts = async {
-        loop {
-            if let Some(value) = condition().await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, attempts).await {
-        Ok(value) => value,
-        Err(_) => panic!("no {what} within {PATIENCE:?}"),
     }
 }

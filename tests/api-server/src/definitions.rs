@@ -2,13 +2,19 @@
 
 use serde_json::{Value, json};
 
-/// What the autoscaler works on.
-pub(crate) fn all() -> [Value; 3] {
-    [pod_autoscalers(), metrics(), serverless_services()]
+/// What the autoscaler and the activator work on.
+pub fn all() -> [Value; 5] {
+    [
+        pod_autoscalers(),
+        metrics(),
+        serverless_services(),
+        revisions(),
+        ingresses(),
+    ]
 }
 
 /// A kind with one version, a status of its own and these schemas.
-pub(crate) fn definition(
+fn definition(
     (group, version): (&str, &str),
     kind: &str,
     plural: &str,
@@ -35,7 +41,7 @@ pub(crate) fn definition(
     })
 }
 
-/// The status fields that all three share.
+/// The status fields that all of them share.
 fn status(more: &Value, required: &[&str]) -> Value {
     let mut properties = json!({
         "observedGeneration": {"type": "integer", "format": "int64"},
@@ -123,4 +129,27 @@ fn serverless_services() -> Value {
         &spec,
         &status(&more, &[]),
     )
+}
+
+/// What a pod may hold is the webhook's to check.
+fn revisions() -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let group = ("serving.knative.dev", "v1");
+    definition(group, "Revision", "revisions", &open, &open)
+}
+
+fn ingresses() -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let load_balancer = json!({"type": "object", "properties": {"ingress": {
+        "type": "array", "items": {"type": "object", "properties": {
+            "domain": {"type": "string"}, "domainInternal": {"type": "string"},
+            "ip": {"type": "string"}, "meshOnly": {"type": "boolean"}
+        }}
+    }}});
+    let more = json!({
+        "publicLoadBalancer": load_balancer, "privateLoadBalancer": load_balancer
+    });
+    let status = status(&more, &[]);
+    let group = ("networking.internal.knative.dev", "v1alpha1");
+    definition(group, "Ingress", "ingresses", &open, &status)
 }

@@ -1,6 +1,8 @@
 //! A TCP proxy in front of the API server that can be slow, silent or gone.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +12,8 @@ use tokio::sync::watch;
 
 /// What happens to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
+pub enum Link {
+    /// Nothing.
     Open,
     /// Each piece takes so long in each direction.
     Slow(Duration),
@@ -20,17 +23,23 @@ pub(crate) enum Link {
     Cut,
 }
 
-pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
+/// A proxy, until it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
     link: watch::Sender<Link>,
+    connections: Rc<Cell<usize>>,
 }
 
 impl Proxy {
     /// Listens, and forwards to `target` until it is dropped.
-    pub(crate) async fn start(target: SocketAddr) -> Self {
+    pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Open);
+        let connections = Rc::new(Cell::new(0));
+        let count = Rc::clone(&connections);
         tokio::task::spawn_local(async move {
             let mut ended = state.clone();
             loop {
@@ -40,14 +49,25 @@ impl Proxy {
                     Err(_) = ended.wait_for(|_| false) => return,
                 };
                 if let Ok((stream, _)) = accepted {
+                    count.set(count.get() + 1);
                     tokio::task::spawn_local(forward(stream, target, state.clone()));
                 }
             }
         });
-        Self { address, link }
+        Self {
+            address,
+            link,
+            connections,
+        }
     }
 
-    pub(crate) fn set(&self, link: Link) {
+    /// How many connections there were so far, closed ones included.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// From now on, for all connections.
+    pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
 }
