@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use http::header::{HOST, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use serving::body::Body;
 use serving::forward::{self, Forwarded};
@@ -36,13 +37,14 @@ use crate::metrics::Metrics;
 use crate::options::{Options, RevisionSnapshot};
 use crate::pod_tracker::PodTracker;
 use crate::probe_handler;
-use crate::proxy::{Proxied, SAID};
+use crate::proxy::Proxied;
 use crate::queue_budget::QueueBudget;
 use crate::request_log::{RequestLogger, TemplateRefused};
 use crate::revision_lookup::Named;
 use crate::revision_throttler::RevisionThrottler;
 use crate::spans::Tracing;
 use crate::stat_sink::StatSink;
+use crate::stowed::SAID;
 use crate::table::{Entry, Table};
 use crate::upstreams::Upstreams;
 
@@ -91,8 +93,8 @@ pub(crate) enum Whose<'a> {
 /// What traffic tells the driver.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// A destination took no connection.
-    Refused(Arc<RevisionId>, SocketAddr),
+    /// A destination took no connection, or broke one without an answer.
+    Lost(Arc<RevisionId>, SocketAddr),
     /// A queue-proxy is full; it may be asked again after a pause.
     Full(Arc<RevisionThrottler>, Arc<PodTracker>),
 }
@@ -141,7 +143,12 @@ impl Activator {
             if let Some(spans) = &mut spans {
                 spans.set_status(StatusCode::NOT_FOUND);
             }
-            let response = forward::error_response(StatusCode::NOT_FOUND, &text, None);
+            let status = StatusCode::NOT_FOUND;
+            let response = forward::error_response(status, &text, None);
+            let bytes = response.body().size_hint().exact().unwrap_or_default();
+            let facts = Facts::of(&request, connection.is_tls());
+            let took = Instant::now().duration_since(arrived);
+            shared.metrics.http.refused(facts, status, bytes, took);
             return Either::Left(std::future::ready(response));
         };
         if let Some(spans) = &mut spans {

@@ -161,10 +161,13 @@ impl Signer {
 
     /// The first cookie that is signed by us.
     pub fn ticket(&self, headers: &HeaderMap) -> Option<Ticket> {
-        let lines = headers.get_all(header::COOKIE).iter();
-        let cookies = lines
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(';'));
+        let mut lines = headers.get_all(header::COOKIE).iter();
+        lines.find_map(|line| self.ticket_of(line))
+    }
+
+    /// That of one line.
+    pub fn ticket_of(&self, line: &HeaderValue) -> Option<Ticket> {
+        let cookies = line.to_str().ok()?.split(';');
         cookies
             .filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
             .filter(|value| value.len() == COOKIE_LENGTH)
@@ -271,9 +274,24 @@ pub fn choose<'a, P: Place + 'a>(
     }
     let first = with_room.next()?;
     Some(with_room.fold(first, |best, pod| {
-        let score = |pod: &P| mix(session.key ^ pod.hash());
+        let score = |pod: &P| score(session.key, pod);
         if score(pod) > score(best) { pod } else { best }
     }))
+}
+
+/// The pod with the highest score for a session, of those that have not been asked for it.
+pub fn next_to_ask<'a, P: Place + 'a>(
+    pods: impl Iterator<Item = &'a P>,
+    key: u64,
+    asked: &[SocketAddr],
+) -> Option<SocketAddr> {
+    pods.filter(|pod| !asked.contains(&pod.address()))
+        .max_by_key(|pod| score(key, *pod))
+        .map(Place::address)
+}
+
+fn score<P: Place>(key: u64, pod: &P) -> u64 {
+    mix(key ^ pod.hash())
 }
 
 /// FNV-1a, mixed: the same everywhere, and no secret.

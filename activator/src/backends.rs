@@ -7,7 +7,8 @@
 //! in batches. On purpose we also
 //! - let a probe that timed out have more time at the next attempt, up to [`MAX_PROBE_TIMEOUT`], and
 //!   give those of new destinations what the last that passed had needed ([`Pace`]);
-//! - take a pod that refuses connections from traffic out of rotation until a probe passes again;
+//! - take a pod that refuses or breaks connections of traffic out of rotation until a probe passes
+//!   again;
 //! - go on asking a ready pod every [`ASIDE_PAUSE`] while the ClusterIP is used, and go back to
 //!   direct addressing when one answers, as well as at scale to zero.
 
@@ -197,8 +198,8 @@ impl BackendsState {
         }
     }
 
-    /// A pod in rotation refused a connection from traffic.
-    pub fn refused(&mut self, dest: SocketAddr, effects: &mut Vec<Effect>) {
+    /// Traffic found that a pod in rotation may be gone.
+    pub fn lost(&mut self, dest: SocketAddr, effects: &mut Vec<Effect>) {
         let Some(pod) = self.pods.get_mut(&dest) else {
             return;
         };

@@ -2,25 +2,17 @@
 //!
 //! Read once at start; every problem is reported, not only the first.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serving::environment::{Environment, Problems, Reader};
 use serving::go;
+use serving::resource::Identity;
+use serving::scrape_address::ScrapeAddress;
 use serving::tls::{self, PolicySettings, ScrapeTls};
+use serving::trace::Attribute;
 
 use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT, Secret};
 
-/// Plain HTTP/1 and h2c.
-pub const HTTP_PORT: u16 = 8012;
-/// The same handler once more.
-pub const HTTP2_PORT: u16 = 8013;
-
-/// The same handler behind TLS.
-pub const HTTPS_PORT: u16 = 8112;
-
-/// Upstream's default for `METRICS_PROMETHEUS_PORT`.
-const METRICS_PORT: u16 = 9090;
 /// Upstream's default for `PROFILING_PORT`.
 const PROFILING_PORT: u16 = 8008;
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -30,6 +22,8 @@ const DEFAULT_DOMAIN: &str = "cluster.local";
 pub struct Config {
     /// Everything the library is started with; the mesh settings come from `config-network`.
     pub options: Options,
+    /// See [`Ports`].
+    pub ports: Ports,
     /// `SYSTEM_NAMESPACE`.
     pub system_namespace: String,
     /// `CONFIG_LOGGING_NAME`.
@@ -39,9 +33,11 @@ pub struct Config {
     /// `KUBERNETES_MIN_VERSION` as major and minor.
     pub kubernetes_min_version: (u32, u32),
     /// `METRICS_PROMETHEUS_HOST` and `METRICS_PROMETHEUS_PORT`; listened on only if asked for.
-    pub metrics_address: SocketAddr,
+    pub metrics_address: ScrapeAddress,
     /// `METRICS_PROMETHEUS_TLS_*`.
     pub metrics_tls: Option<ScrapeTls>,
+    /// `OTEL_SERVICE_NAME`: what the process calls itself in metrics and traces.
+    pub service_name: String,
     /// `PROFILING_PORT`: Go's profiles have no counterpart, but the port is part of the Service.
     pub profiling_port: u16,
     /// Set by `PILOTLIGHT_INGRESS_CLASS`: the activator is also the cluster's gateway.
@@ -61,12 +57,38 @@ pub struct IngressSettings {
     pub private_service: String,
 }
 
-/// The entry for the world, HTTP/1 and h2c.
-pub const INGRESS_HTTP_PORT: u16 = 8080;
-/// The same with TLS.
-pub const INGRESS_HTTPS_PORT: u16 = 8443;
-/// The entry for the cluster.
-pub const INGRESS_LOCAL_PORT: u16 = 8081;
+/// Where requests come in. Services and other controllers count on upstream's numbers, so nothing
+/// changes them but a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Plain HTTP/1 and h2c.
+    pub http: u16,
+    /// The same handler once more.
+    pub http2: u16,
+    /// The same handler behind TLS.
+    pub https: u16,
+    /// A gateway's entry for the world, HTTP/1 and h2c.
+    pub ingress_http: u16,
+    /// The same with TLS.
+    pub ingress_https: u16,
+    /// Its entry for the cluster.
+    pub ingress_local: u16,
+}
+
+// === impl Ports ===
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            http: 8012,
+            http2: 8013,
+            https: 8112,
+            ingress_http: 8080,
+            ingress_https: 8443,
+            ingress_local: 8081,
+        }
+    }
+}
 
 // === impl Config ===
 
@@ -136,6 +158,7 @@ impl Config {
         options.held_header = reader.boolean("PILOTLIGHT_HELD_HEADER", "HeldHeader");
         let config = Self {
             options,
+            ports: Ports::default(),
             system_namespace,
             config_logging: name(&mut reader, "CONFIG_LOGGING_NAME", "config-logging"),
             config_observability: name(
@@ -144,8 +167,9 @@ impl Config {
                 "config-observability",
             ),
             kubernetes_min_version: min_version(&mut reader),
-            metrics_address: metrics_address(&mut reader),
+            metrics_address: ScrapeAddress::read(&mut reader),
             metrics_tls: ScrapeTls::read(&mut reader),
+            service_name: name(&mut reader, "OTEL_SERVICE_NAME", "activator"),
             profiling_port: port(
                 &mut reader,
                 "PROFILING_PORT",
@@ -156,6 +180,17 @@ impl Config {
             tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
         };
         reader.finish(config)
+    }
+
+    /// What identifies the process.
+    pub fn resource(&self) -> Vec<Attribute> {
+        let identity = Identity {
+            service: &self.service_name,
+            version: env!("CARGO_PKG_VERSION"),
+            namespace: &self.system_namespace,
+            pod: &self.options.pod_name,
+        };
+        identity.resource()
     }
 }
 
@@ -258,20 +293,6 @@ pub fn parse_version(text: &str) -> Option<(u32, u32)> {
     Some((major, minor.parse().ok()?))
 }
 
-fn metrics_address(reader: &mut Reader<'_>) -> SocketAddr {
-    let host = reader.string("METRICS_PROMETHEUS_HOST");
-    let everywhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let ip = match host.as_str() {
-        "" => everywhere,
-        text => text.parse().unwrap_or_else(|_| {
-            reader.invalid("METRICS_PROMETHEUS_HOST", "is not an IP address");
-            everywhere
-        }),
-    };
-    let (variable, field) = ("METRICS_PROMETHEUS_PORT", "MetricsPrometheusPort");
-    SocketAddr::new(ip, port(reader, variable, field, METRICS_PORT))
-}
-
 fn port(reader: &mut Reader<'_>, variable: &'static str, field: &'static str, default: u16) -> u16 {
     let port = count(reader, variable, field, usize::from(default));
     let port = u16::try_from(port).ok().filter(|port| *port >= 1024);
@@ -314,7 +335,7 @@ mod tests {
         assert_eq!(options.max_idle_connections_per_destination, 100);
         assert_eq!(config.config_logging, "config-logging");
         assert_eq!(config.kubernetes_min_version, (1, 34));
-        assert_eq!(config.metrics_address.to_string(), "[::]:9090");
+        assert_eq!(config.metrics_address, ScrapeAddress::default());
         assert_eq!(config.profiling_port, 8008);
         assert_eq!(config.ingress, None);
     }

@@ -380,10 +380,10 @@ impl World {
 
     fn note(&mut self, notice: Notice) {
         match notice {
-            Notice::Refused(id, dest) => {
+            Notice::Lost(id, dest) => {
                 let mut effects = Vec::new();
                 if let Some(known) = self.destinations(&id) {
-                    known.state.refused(dest, &mut effects);
+                    known.state.lost(dest, &mut effects);
                 }
                 self.act(&id, effects);
             }

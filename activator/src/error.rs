@@ -7,8 +7,6 @@ use serving::deadline::Expired;
 use serving::forward::{self, Fault, ForwardError};
 use serving::names;
 
-use crate::revision_throttler::Refused;
-
 /// Upstream's body of a 504, without a newline.
 const TIMEOUT_TEXT: &str = "activator request timeout";
 
@@ -16,6 +14,29 @@ const TIMEOUT_TEXT: &str = "activator request timeout";
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 static REASON: HeaderName = HeaderName::from_static(names::REASON_HEADER);
+
+/// Why a request got no destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This revision's queue is at its limit. The text is upstream's.
+    #[error("pending request queue full")]
+    RevisionQueueFull,
+    /// All queues together are at their limit.
+    #[error("pending request queue full")]
+    QueuesFull,
+    /// What waits for this revision is at its limit in bytes.
+    #[error("pending request queue full")]
+    RevisionBytesFull,
+    /// What waits is at its limit in bytes, all queues together.
+    #[error("pending request queue full")]
+    BytesFull,
+    /// It waited as long as a request may.
+    #[error("pending request queue full")]
+    WaitedTooLong,
+    /// The revision was deleted while the request waited.
+    #[error("revision deleted")]
+    RevisionDeleted,
+}
 
 /// Why a request got no response of its revision.
 #[derive(Debug, thiserror::Error)]

@@ -15,22 +15,14 @@ use serving::otlp::{
     self, Exporter, MetricSnapshot, OtlpSettings, Point, Protocol, ScopeSnapshot, Series,
     SettingsError, Signal, metric_interval,
 };
-use serving::trace::{Attribute, Scope, SpanExport, SpanExportError};
+use serving::trace::{Attribute, SpanExport, SpanExportError};
 use serving::{AnchoredClock, UnixTime, names};
 use tokio::task::JoinSet;
 
 use crate::activator::{Activator, Shared};
 use crate::http_metrics::Points;
+use crate::metrics::OWN_SCOPE;
 use crate::world::Revision;
-
-/// Upstream's own instruments.
-const OWN_SCOPE: Scope = Scope {
-    name: "knative.dev/serving/pkg/activator",
-    version: "",
-};
-
-/// The default of `OTEL_SERVICE_NAME`.
-const SERVICE_NAME: &str = "activator";
 
 /// Where metrics are pushed, and how often; `None` unless the protocol is one of OTLP.
 fn settings(
@@ -78,15 +70,15 @@ pub enum ExportError {
 // === impl Export ===
 
 impl Export {
-    /// What ConfigMap and environment want exported; `None` when it is nothing.
+    /// What ConfigMap and environment want exported, with the attributes of the process; `None` when
+    /// it is nothing.
     ///
     /// # Errors
     /// They want what cannot be done.
     pub fn new(
         environment: &dyn Environment,
         observability: &Observability,
-        namespace: &str,
-        pod: &str,
+        resource: Vec<Attribute>,
     ) -> Result<Option<Self>, ExportError> {
         let metrics = match settings(environment, observability)? {
             Some((settings, interval)) => Some((Rc::new(Exporter::new(settings)?), interval)),
@@ -101,29 +93,9 @@ impl Export {
             metrics,
             spans,
             b3: b3.is_some_and(|value| matches!(value.as_str(), "true" | "1")),
-            resource: resource(environment, namespace, pod).into(),
+            resource: resource.into(),
         }))
     }
-}
-
-/// What identifies this process.
-fn resource(environment: &dyn Environment, namespace: &str, pod: &str) -> Vec<Attribute> {
-    let service = environment.variable("OTEL_SERVICE_NAME");
-    let service = service.filter(|name| !name.is_empty());
-    [
-        ("k8s.namespace.name", namespace.to_owned()),
-        ("k8s.pod.name", pod.to_owned()),
-        ("service.instance.id", pod.to_owned()),
-        (
-            "service.name",
-            service.unwrap_or_else(|| SERVICE_NAME.to_owned()),
-        ),
-        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("telemetry.sdk.language", "rust".to_owned()),
-        ("telemetry.sdk.name", "pilotlight".to_owned()),
-    ]
-    .map(|(key, value)| Attribute::new(key, value))
-    .into()
 }
 
 /// Exports under way, for the last word at the end.
@@ -208,6 +180,7 @@ pub(crate) fn snapshot(shared: &Shared) -> Vec<ScopeSnapshot> {
         }
         http.add(&entry.http);
     }
+    http.add_unrouted(&shared.metrics.http);
     let mut own = vec![
         MetricSnapshot::new(
             "kn.revision.request.concurrency",

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
+use serving::forward;
 use serving::histogram::{BYTES, Histogram, SECONDS};
 use serving::http_metrics::{MAX_SERIES, OVERFLOW, method_name, version_name};
 
@@ -25,6 +26,8 @@ use crate::world::Revision;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     kind: Kind,
+    /// In which it goes to a pod.
+    sent: Version,
     request_bytes: u64,
 }
 
@@ -36,6 +39,7 @@ struct Kind {
     tls: bool,
 }
 
+/// What is empty is as good as absent to Prometheus, and not pushed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     http_request_method: &'static str,
@@ -82,6 +86,8 @@ pub struct HttpMetrics {
     client_request_size: Histograms<ClientLabels>,
     /// Of all revisions: pods come and go, so their number is limited.
     client_series: Arc<AtomicUsize>,
+    /// Of requests for no revision that is known.
+    unrouted: Arc<RevisionHttpMetrics>,
 }
 
 /// The children that one revision has used.
@@ -121,11 +127,8 @@ struct Child {
 #[derive(Debug)]
 struct ClientChild {
     #[cfg_attr(
-        not(feature = "kubernetes"),
-        expect(
-            dead_code,
-            reason = "only an exporter asks, and there is none without Kubernetes"
-        )
+        not(feature = "otel"),
+        expect(dead_code, reason = "only an exporter asks")
     )]
     exchanged: Exchanged,
     labels: ClientLabels,
@@ -145,6 +148,7 @@ impl Facts {
                 version: request.version(),
                 tls,
             },
+            sent: forward::version(request),
             request_bytes: length
                 .and_then(|length| length.to_str().ok()?.parse().ok())
                 .unwrap_or(0),
@@ -202,6 +206,7 @@ impl HttpMetrics {
                 || Histogram::new(BYTES),
             ),
             client_series: Arc::default(),
+            unrouted: Arc::default(),
         }
     }
 
@@ -213,6 +218,29 @@ impl HttpMetrics {
         facts: Facts,
         status: StatusCode,
         response_bytes: u64,
+        elapsed: Duration,
+    ) {
+        self.answered(of, Some(revision), facts, (status, response_bytes), elapsed);
+    }
+
+    /// A request was answered that belongs to no revision: it is measured without the labels of one.
+    pub fn refused(
+        &self,
+        facts: Facts,
+        status: StatusCode,
+        response_bytes: u64,
+        elapsed: Duration,
+    ) {
+        let answer = (status, response_bytes);
+        self.answered(&self.unrouted, None, facts, answer, elapsed);
+    }
+
+    fn answered(
+        &self,
+        of: &RevisionHttpMetrics,
+        revision: Option<&Revision>,
+        facts: Facts,
+        (status, response_bytes): (StatusCode, u64),
         elapsed: Duration,
     ) {
         let mut kept = of.kept.lock();
@@ -248,7 +276,11 @@ impl HttpMetrics {
             return;
         };
         let children = &mut children.client;
-        let mut key = (Some(dest), facts.kind, exchanged);
+        let kind = Kind {
+            version: facts.sent,
+            ..facts.kind
+        };
+        let mut key = (Some(dest), kind, exchanged);
         if let Some(child) = children.get(&key) {
             child.observe(facts, elapsed);
             return;
@@ -258,7 +290,7 @@ impl HttpMetrics {
         }
         let child = children.entry(key).or_insert_with(|| {
             self.client_series.fetch_add(1, Ordering::Relaxed);
-            self.client_child(revision, facts.kind, key.0, exchanged)
+            self.client_child(revision, kind, key.0, exchanged)
         });
         child.observe(facts, elapsed);
     }
@@ -334,14 +366,15 @@ impl HttpMetrics {
         }
     }
 
-    fn child(&self, revision: &Revision, kind: Kind, status: StatusCode) -> Child {
+    fn child(&self, revision: Option<&Revision>, kind: Kind, status: StatusCode) -> Child {
+        let of = |label: fn(&Revision) -> &String| revision.map(label).cloned().unwrap_or_default();
         let labels = Labels {
             http_request_method: kind.method,
             http_response_status_code: status.as_u16(),
-            k8s_namespace_name: revision.id.namespace.clone(),
-            kn_configuration_name: revision.configuration.clone(),
-            kn_revision_name: revision.id.name.clone(),
-            kn_service_name: revision.service.clone(),
+            k8s_namespace_name: of(|it| &it.id.namespace),
+            kn_configuration_name: of(|it| &it.configuration),
+            kn_revision_name: of(|it| &it.id.name),
+            kn_service_name: of(|it| &it.service),
             network_protocol_name: "http",
             network_protocol_version: version_name(kind.version),
             url_scheme: if kind.tls { "https" } else { "http" },
@@ -388,7 +421,7 @@ mod push {
     use serving::otlp::{Instrument, MetricSnapshot, Point, Series};
     use serving::trace::Attribute;
 
-    use super::{Child, ClientChild, Histogram, RevisionHttpMetrics};
+    use super::{Child, ClientChild, Histogram, HttpMetrics, RevisionHttpMetrics};
 
     /// The instruments, in the order of [`Points`].
     const INSTRUMENTS: [Instrument; 5] = [
@@ -454,6 +487,11 @@ mod push {
             }
         }
 
+        /// Adds those of no revision.
+        pub(crate) fn add_unrouted(&mut self, metrics: &HttpMetrics) {
+            self.add(&metrics.unrouted);
+        }
+
         /// All of them.
         pub(crate) fn into_metrics(self) -> Vec<MetricSnapshot> {
             INSTRUMENTS
@@ -470,23 +508,28 @@ mod push {
     impl Child {
         fn attributes(&self) -> Vec<Attribute> {
             let labels = &self.labels;
-            vec![
+            let mut attributes = vec![
                 Attribute::new("http.request.method", labels.http_request_method),
                 Attribute::new(
                     "http.response.status_code",
                     labels.http_response_status_code,
                 ),
-                Attribute::new("k8s.namespace.name", labels.k8s_namespace_name.clone()),
-                Attribute::new(
-                    "kn.configuration.name",
-                    labels.kn_configuration_name.clone(),
-                ),
-                Attribute::new("kn.revision.name", labels.kn_revision_name.clone()),
-                Attribute::new("kn.service.name", labels.kn_service_name.clone()),
                 Attribute::new("network.protocol.name", labels.network_protocol_name),
                 Attribute::new("network.protocol.version", labels.network_protocol_version),
                 Attribute::new("url.scheme", labels.url_scheme),
-            ]
+            ];
+            if !labels.kn_revision_name.is_empty() {
+                attributes.extend([
+                    Attribute::new("k8s.namespace.name", labels.k8s_namespace_name.clone()),
+                    Attribute::new(
+                        "kn.configuration.name",
+                        labels.kn_configuration_name.clone(),
+                    ),
+                    Attribute::new("kn.revision.name", labels.kn_revision_name.clone()),
+                    Attribute::new("kn.service.name", labels.kn_service_name.clone()),
+                ]);
+            }
+            attributes
         }
     }
 

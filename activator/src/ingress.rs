@@ -7,7 +7,9 @@
 //! what the specification leaves open.
 
 pub mod front;
+pub(crate) mod names;
 pub mod reconciler;
+mod rewrite;
 pub mod services;
 pub mod spec;
 pub mod status;

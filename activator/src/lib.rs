@@ -17,8 +17,10 @@
 //!   breaker beside the pods' own, so requests that still run on a pod that left do not keep another
 //!   pod's slot from a waiter (18 holds for the ClusterIP).
 //! - A pod that takes no connection is left for another one, if there is any (13), and is out of
-//!   rotation until a probe passes again (76).
-//! - A queue-proxy of ours that is full says so, and a request without a body goes to another pod.
+//!   rotation until a probe passes again (76). So is one that ends connections without an answer or
+//!   is silent for [`options::MAX_SILENCE`].
+//! - A queue-proxy of ours that is full says so, and a request without a body or with a small one
+//!   goes to another pod.
 //! - A timeout after the response has begun aborts the stream instead of appending a text (47).
 //! - A tunnel ends at the total timeout, not at the shortest of the three (46), and is awaited when
 //!   draining.
@@ -58,12 +60,14 @@ pub mod probe_handler;
 mod prober;
 mod proxy;
 pub mod queue_budget;
+mod replay;
 pub mod request_log;
 pub mod retry_budget;
 pub mod revision_lookup;
 pub mod revision_throttler;
 mod spans;
 pub mod stat_sink;
+mod stowed;
 pub mod table;
 pub mod trackers;
 mod upstreams;
@@ -75,6 +79,7 @@ use std::rc::Rc;
 use prometheus_client::registry::Registry;
 use serving::AnchoredClock;
 use serving::pool::UpstreamOptions;
+use serving::server::ServerOptions;
 use serving::upgrade::Tunnels;
 use tokio::sync::mpsc;
 
@@ -85,6 +90,15 @@ pub use crate::world::{Backends, Protocol, PublicEndpoints, Revision, UPDATES_CA
 
 /// Notices from traffic that may wait for the driver; more are dropped, for traffic repeats itself.
 const NOTICES_CAPACITY: usize = 1024;
+
+/// How a server serves in front of an [`Activator`]: what it lets HTTP/2 clients send of bodies that
+/// wait is what is counted as held.
+pub fn server_options() -> ServerOptions {
+    ServerOptions {
+        stream_window: options::STREAM_WINDOW,
+        ..ServerOptions::default()
+    }
+}
 
 /// An activator and its driver. Metrics go to `registry`. Nothing runs before [`Driver::run`] is
 /// polled; dropping that ends everything but requests under way.
@@ -101,6 +115,7 @@ pub fn new(
         .unzip();
     let upstream_options = UpstreamOptions {
         max_idle: options.max_idle_connections_per_destination,
+        max_silence: Some(options.max_silence),
         ..UpstreamOptions::default()
     };
     let shared = Rc::new(activator::Shared {

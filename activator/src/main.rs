@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use activator::config::Config;
 use activator::kubernetes::config_maps::COMPONENT;
 use activator::kubernetes::flags::Flags;
+use activator::kubernetes::process::unless_stopped;
 use activator::kubernetes::{config_maps, process};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serving::config::Logging;
 use serving::environment::ProcessEnvironment;
 use serving::lifecycle::signals;
 use serving::telemetry::{LineWriter, LogLayer, LogLevel, LogOutput, LogSettings};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 
 const HELP: &str = "\
@@ -97,33 +99,54 @@ fn main() -> ExitCode {
 
 async fn run(flags: Flags, config: Config) -> Result<(), Box<dyn Error>> {
     let (first, second) = signals()?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let signalled = async move {
+        first.await;
+        told.cancel();
+        // What it stops ends the process.
+        std::future::pending::<()>().await;
+    };
     // A second provider among the dependencies must not make the choice ambiguous later.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = client(flags).await?;
     let started = async {
-        process::check_version(&client, config.kubernetes_min_version).await?;
-        let configuration = config_maps::read(
-            &client,
-            &config.system_namespace,
-            &config.config_logging,
-            &config.config_observability,
-        )
-        .await?;
+        let read = Box::pin(read_configuration(&config, &client));
+        let Some(configuration) = unless_stopped(&stop, read).await? else {
+            return Ok(());
+        };
         let (log, level) = install_log(&configuration.logging, &config.options.pod_name)?;
         // Request log lines go to standard output, wherever the log itself goes.
         let lines = LineWriter::stdout()?;
         let pushed = exports(&config, &configuration)?;
         let outputs = (lines.clone(), level, pushed);
-        let run = process::run(config, configuration, client.clone(), outputs, first);
+        let run = process::run(config, configuration, client.clone(), outputs, stop);
         let result = Box::pin(run).await;
         lines.flush();
         log.flush();
         Ok::<(), Box<dyn Error>>(result?)
     };
     tokio::select! {
-        result = Box::pin(started) => result,
+        // Before what the first of two signals ends.
+        biased;
         () = second => std::process::exit(1),
+        result = Box::pin(started) => result,
+        () = signalled => Ok(()),
     }
+}
+
+async fn read_configuration(
+    config: &Config,
+    client: &kube::Client,
+) -> Result<config_maps::Configuration, Box<dyn Error>> {
+    process::check_version(client, config.kubernetes_min_version).await?;
+    let configuration = config_maps::read(
+        client,
+        &config.system_namespace,
+        &config.config_logging,
+        &config.config_observability,
+    );
+    Ok(configuration.await?)
 }
 
 #[cfg(feature = "otel")]
@@ -134,8 +157,7 @@ fn exports(
     activator::export::Export::new(
         &ProcessEnvironment,
         &configuration.observability,
-        &config.system_namespace,
-        &config.options.pod_name,
+        config.resource(),
     )
 }
 

@@ -12,12 +12,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
+use serving::http_metrics::{HTTP_SCOPE, scope};
+use serving::trace::Scope;
 
 use crate::cold_start::ColdStartMetrics;
 use crate::http_metrics::HttpMetrics;
 use crate::stat_sink::{Broken, Observer};
 use crate::table::Entry;
 use crate::world::Revision;
+
+/// Upstream's own instruments, and ours beside them.
+pub(crate) const OWN_SCOPE: Scope = Scope {
+    name: "knative.dev/serving/pkg/activator",
+    version: "",
+};
 
 /// A gauge of floats.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
@@ -80,6 +88,8 @@ pub struct Gauges {
 impl Metrics {
     /// Adds the metrics to a registry.
     pub fn register(registry: &mut Registry) -> Self {
+        let http = HttpMetrics::register(scope(registry, HTTP_SCOPE));
+        let registry = scope(registry, OWN_SCOPE);
         let metrics = Self {
             concurrency: Family::default(),
             queued: Family::default(),
@@ -87,7 +97,7 @@ impl Metrics {
             errors: Family::default(),
             reachable: Gauge::default(),
             connection_errors: Counter::default(),
-            http: HttpMetrics::register(registry),
+            http,
             cold_start: ColdStartMetrics::register(registry),
         };
         registry.register(

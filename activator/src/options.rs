@@ -27,10 +27,17 @@ pub const MAX_QUEUED_BYTES: usize = 256 << 20;
 /// Bodies up to this are kept until the queue-proxy has taken the request, so that it can be sent to
 /// another one. Larger ones stay with the client until a queue-proxy reads them.
 pub const MAX_REPLAYED_BODY: usize = 16 << 10;
+/// What an HTTP/2 client may send of a body before anybody reads it, for each stream: it counts as
+/// held while the stream waits. Upstream's is 1 MiB.
+pub const STREAM_WINDOW: u32 = 256 << 10;
 /// How often a request that a full queue-proxy did not start is sent to another pod.
 pub const MAX_REDISPATCHES: u32 = 8;
 /// How often a request is sent to another pod after a connection could not be made.
 pub const MAX_CONNECT_RETRIES: u32 = 2;
+/// How long a pod's kernel may be silent before its connections count as broken. Shorter than what a
+/// client or a gateway waits, and longer than a lost packet and its first repetitions take on any
+/// network that is usable.
+pub const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// Upstream's `DefaultDrainTimeout`.
 pub const DRAIN: Duration = Duration::from_secs(45);
 
@@ -92,6 +99,8 @@ pub struct Options {
     pub max_idle_connections: usize,
     /// Idle HTTP/1 connections to one destination (`MAX_IDLE_PROXY_CONNS_PER_HOST`).
     pub max_idle_connections_per_destination: usize,
+    /// See [`MAX_SILENCE`], and [`serving::pool::UpstreamOptions::max_silence`] for its exceptions.
+    pub max_silence: Duration,
     /// How long health fails before listeners close.
     pub drain: Duration,
     /// Signs the cookies of sessions; see [`crate::affinity`].
@@ -198,6 +207,7 @@ impl Options {
             limits: Limits::default(),
             max_idle_connections: 1000,
             max_idle_connections_per_destination: 100,
+            max_silence: MAX_SILENCE,
             drain: DRAIN,
             affinity_secret: Secret::random(),
             peer_port: serving::networking::BACKEND_HTTP_PORT,

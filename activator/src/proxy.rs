@@ -6,17 +6,13 @@
 //! against the revision's budget besides.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header as http_header,
-};
-use http_body_util::BodyExt;
-use hyper::upgrade::OnUpgrade;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
 use serving::forward::{self, Fault, ForwardError, Forwarded};
@@ -28,29 +24,22 @@ use tokio::time::Instant;
 
 use crate::activator::{Notice, Shared};
 use crate::affinity::{Affinity, Session, Ticket, mcp_key};
-use crate::error::Failure;
+use crate::error::{Failure, Refused};
 use crate::exchange::{Exchange, Slot};
+use crate::options::{MAX_REPLAYED_BODY, STREAM_WINDOW};
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
-use crate::revision_throttler::{Acquire, Refused, RevisionThrottler};
+use crate::replay::{self, Arrived, Kept};
+use crate::revision_throttler::{Acquire, RevisionThrottler};
 use crate::spans::RequestSpans;
+use crate::stowed::{CAPABILITY, Stowed};
 use crate::table::Entry;
 
-static CAPABILITY: HeaderName = HeaderName::from_static(names::CAPABILITY_HEADER);
-/// What every request says to a queue-proxy.
-pub(crate) static SAID: [(&HeaderName, &str); 2] = [
-    (&header::PROXY, header::ACTIVATOR_NAME),
-    (&CAPABILITY, names::CAPABLE),
-];
 static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
 static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
 
 /// What hyper reads of an HTTP/1 body with the head, before anybody asks for it.
 const READ_AHEAD: u64 = 8 << 10;
-/// The same for a stream of HTTP/2: the connection's window is shared by its streams.
-const STREAM_READ_AHEAD: u64 = 64 << 10;
-/// Headers that a request gets when it has a destination, at most.
-const ADDED_HEADERS: usize = 4;
 /// What a header costs besides its text.
 const HEADER_OVERHEAD: usize = 64;
 
@@ -70,24 +59,31 @@ struct Attempts {
     retries: u32,
 }
 
+/// A request of an app's session, of which not every activator knows where it is.
+struct Search {
+    key: u64,
+    /// The pod that has it, as far as this activator has seen.
+    known: Option<SocketAddr>,
+    /// Those that do not.
+    asked: Vec<SocketAddr>,
+}
+
 /// What is to be known of a wait at its end.
 struct Waiting {
     start: Instant,
     queued: Queued,
 }
 
+/// What is counted of a stream's body that nobody has read yet, until the wait is over.
+struct Unread<'a> {
+    connection: &'a Connection,
+    counted: u32,
+}
+
 /// What ends a wait besides a slot.
 struct Watched<'a> {
     connection: Option<&'a Connection>,
     limit: Option<Duration>,
-}
-
-/// The headers of a request while it waits, in their order: a map has room for more of them than
-/// there are, and each takes half as much again in it. What we say to every queue-proxy is left out.
-struct Stowed {
-    headers: Box<[(Option<HeaderName>, HeaderValue)]>,
-    /// Which of [`SAID`] were there: a client may have called them hop-by-hop.
-    said: [bool; SAID.len()],
 }
 
 /// Counts a request as queued while it is.
@@ -109,9 +105,11 @@ impl Shared {
         let entry = exchange.counted.entry();
         async move {
             let (session, cookie) = self.session(entry, request.as_deref());
+            let mut search = Search::of(entry, session);
+            let mut unread = Unread::new(connection);
             let mut acquire = entry
                 .throttler
-                .acquire_for(session, || held_bytes(request.as_deref()));
+                .acquire_for(session, || held_bytes(request.as_deref_mut(), &mut unread));
             let mut attempts = Attempts {
                 redispatches: self.options.limits.max_redispatches,
                 retries: self.options.limits.max_connect_retries,
@@ -121,19 +119,22 @@ impl Shared {
                 if let Some(spans) = spans {
                     spans.trying(Instant::now());
                 }
-                let unread = request.as_deref().is_some_and(is_unread);
+                let is_unread = request.as_deref().is_some_and(is_unread);
                 let slot = if acquire.is_waiting() {
                     let headers = request.as_deref_mut().map(Stowed::take);
                     let waiting = self.begin_wait(entry, &acquire);
                     // One await for both: what lives across two has its room in every other as well.
-                    let permit = match self.watched(entry, unread.then_some(connection)) {
+                    let watched = self.watched(entry, is_unread.then_some(connection), held);
+                    let permit = match watched {
                         None => Either::Left((&mut acquire).map(Ok)),
                         // Boxed: most requests have no use for it.
                         Some(watched) => Either::Right(Box::pin(watched.wait(&mut acquire))),
                     };
-                    let waited = permit
-                        .await
-                        .and_then(|permit| self.end_wait(entry, waiting, permit));
+                    connection.set_waiting(!is_unread);
+                    let permit = permit.await;
+                    connection.set_waiting(false);
+                    unread.forget();
+                    let waited = permit.and_then(|permit| self.end_wait(entry, waiting, permit));
                     let (slot, waited) = waited.inspect_err(|failure| refused(spans, failure))?;
                     held = Some(held.unwrap_or(Duration::ZERO) + waited);
                     if let (Some(request), Some(headers)) = (request.as_deref_mut(), headers) {
@@ -147,22 +148,25 @@ impl Shared {
                 if let Some(spans) = spans {
                     spans.obtained(Instant::now());
                 }
+                let is_searched = search.as_ref().is_some_and(|it| it.known.is_none());
                 let spare = match (entry.revision.container_concurrency, &mut *request) {
                     // Without a limit a queue-proxy is never full.
-                    (0, _) => None,
-                    (_, Some(sent)) if http_body::Body::is_end_stream(sent.body()) => {
-                        Some(Box::new(copy(sent, Bytes::new())))
+                    (0, _) if !is_searched => None,
+                    (_, None) => None,
+                    (_, Some(sent)) => {
+                        let limit = self.options.limits.max_replayed_body;
+                        match replay::keep(sent, limit, entry.revision.full_duplex) {
+                            Kept::Copy(copy) => Some(copy),
+                            Kept::Nothing => None,
+                            Kept::Later => Some(Box::pin(replay::read(sent)).await?),
+                        }
                     }
-                    (_, Some(sent)) if self.is_replayed(entry, sent) => {
-                        Some(Box::pin(keep_body(sent)).await?)
-                    }
-                    _ => None,
                 };
                 let mut sent = request.take().expect("kept, or the loop has ended");
                 let tracker = slot.permit().tracker();
                 let upstream = self.upstreams.get(tracker, &entry.revision.id.namespace);
                 self.address(entry, &mut sent, &upstream);
-                if spare.is_some() {
+                if spare.is_some() && entry.revision.container_concurrency > 0 {
                     // The last attempt may wait at the pod: other activators may be quicker for ever.
                     let waits = attempts.redispatches == 0 || !entry.throttler.is_sharing();
                     say_capability(&mut sent, waits);
@@ -188,6 +192,7 @@ impl Shared {
                     Instant::now().duration_since(start),
                 );
                 let tracker = slot.permit().tracker();
+                let mut next = None;
                 match exchanged {
                     Ok(mut forwarded) => {
                         if let Some(sessions) = &entry.sessions
@@ -195,15 +200,16 @@ impl Shared {
                         {
                             sessions.lock().learn(key, tracker.dest());
                         }
-                        if !self.is_not_started(entry, tracker, asked, &mut forwarded) {
-                            return Ok(Proxied {
-                                forwarded,
-                                slot,
-                                held,
-                                cookie,
-                            });
+                        let may_go_on = spare.is_some() && attempts.redispatches > 0;
+                        let is_not_started =
+                            self.is_not_started(entry, tracker, asked, &mut forwarded);
+                        if let Some(search) = &mut search
+                            && !is_not_started
+                        {
+                            let status = forwarded.response.status();
+                            next = search.after(entry, tracker.dest(), status, may_go_on);
                         }
-                        if spare.is_none() || attempts.redispatches == 0 {
+                        if !may_go_on || !is_not_started && next.is_none() {
                             return Ok(Proxied {
                                 forwarded,
                                 slot,
@@ -216,8 +222,8 @@ impl Shared {
                     }
                     Err(failed) => {
                         let unsent = failed.nothing_written();
-                        if unsent {
-                            self.note_refused(entry, tracker);
+                        if failed.is_lost() {
+                            self.note_lost(entry, tracker, &failed);
                         }
                         if !self.may_go_on(
                             &entry.throttler,
@@ -232,9 +238,11 @@ impl Shared {
                     }
                 }
                 // In line before the slot is free, so that it keeps its turn.
+                let session = next
+                    .or_else(|| self.session_again(entry, request.as_deref(), cookie.as_deref()));
                 acquire = entry
                     .throttler
-                    .acquire_again(|| held_bytes(request.as_deref()));
+                    .acquire_again(session, || held_bytes(request.as_deref_mut(), &mut unread));
                 drop(slot);
             }
         }
@@ -252,15 +260,17 @@ impl Shared {
         }
     }
 
-    /// What ends a wait besides a slot. `connection` is that of a client whose leaving nobody else
-    /// would notice.
+    /// What ends a wait besides a slot, of a request that has waited for so long before. `connection`
+    /// is that of a client whose leaving nobody else would notice.
     fn watched<'a>(
         &self,
         entry: &Entry,
         connection: Option<&'a Connection>,
+        before: Option<Duration>,
     ) -> Option<Watched<'a>> {
         let limits = [self.options.limits.max_wait, entry.revision.max_wait];
         let limit = limits.into_iter().flatten().min();
+        let limit = limit.map(|limit| limit.saturating_sub(before.unwrap_or_default()));
         let is_any = connection.is_some() || limit.is_some();
         is_any.then_some(Watched { connection, limit })
     }
@@ -308,17 +318,21 @@ impl Shared {
         (Some(Session { key, pod }), cookie)
     }
 
-    /// Whether the body of a request is small enough to be kept, and all of it will come without
-    /// the app's doing.
-    fn is_replayed(&self, entry: &Entry, request: &Request<Body>) -> bool {
-        let limit = self.options.limits.max_replayed_body as u64;
-        request.version() != Version::HTTP_2
-            && http_body::Body::size_hint(request.body())
-                .exact()
-                .is_some_and(|length| length <= limit)
-            && !entry.revision.full_duplex
-            && !request.headers().contains_key(http_header::EXPECT)
-            && request.extensions().get::<OnUpgrade>().is_none()
+    /// The session of a request that is sent once more. `cookie` names one that began with it.
+    fn session_again(
+        &self,
+        entry: &Entry,
+        request: Option<&Request<Body>>,
+        cookie: Option<&HeaderValue>,
+    ) -> Option<Session> {
+        let affinity = entry.revision.affinity.as_ref()?;
+        let key = match cookie {
+            Some(cookie) => self.signer.ticket_of(cookie)?.key(),
+            None => affinity.key(request?.headers(), &self.signer)?,
+        };
+        let sessions = entry.sessions.as_ref();
+        let pod = sessions.and_then(|sessions| sessions.lock().place(key));
+        Some(Session { key, pod })
     }
 
     /// Whether the queue-proxy was full and did not start the request. Takes what only we
@@ -387,11 +401,17 @@ impl Shared {
         forward::set_host(request, host);
     }
 
-    fn note_refused(&self, entry: &Entry, tracker: &PodTracker) {
-        tracing::info!(revision = %entry.revision.id, destination = tracker.text(), "destination takes no connection");
-        // When the driver has fallen behind it will hear it from the next request.
+    /// Has a destination probed before it gets further requests. Those that it has get their own
+    /// answers.
+    fn note_lost(&self, entry: &Entry, tracker: &PodTracker, failed: &ForwardError) {
+        tracing::info!(revision = %entry.revision.id, destination = tracker.text(), error = %failed, "destination may be gone");
         let id = Arc::clone(&entry.revision.id);
-        let _ = self.notices.try_send(Notice::Refused(id, tracker.dest()));
+        let noted = self.notices.try_send(Notice::Lost(id, tracker.dest()));
+        // When the driver has fallen behind it will hear it from the next request. Otherwise it puts
+        // a new tracker in the place of this one, which nobody is to be bound to in the meantime.
+        if noted.is_ok() && !tracker.is_cluster_ip() {
+            entry.throttler.full(tracker);
+        }
     }
 
     fn note_full(&self, throttler: &Arc<RevisionThrottler>, tracker: &Arc<PodTracker>) {
@@ -431,8 +451,8 @@ fn read_load(value: &HeaderValue) -> Option<(u32, u32)> {
     Some((executing.parse().ok()?, waiting.parse().ok()?))
 }
 
-/// What a request holds while it waits: its head, and what of its body may have come with it.
-fn held_bytes(request: Option<&Request<Body>>) -> usize {
+/// What a request holds while it waits: its head, and what of its body may come meanwhile.
+fn held_bytes(request: Option<&mut Request<Body>>, unread: &mut Unread<'_>) -> usize {
     let Some(request) = request else {
         return 0;
     };
@@ -442,21 +462,21 @@ fn held_bytes(request: Option<&Request<Body>>) -> usize {
         .sum();
     let target = request.uri().path_and_query();
     let target = target.map_or(0, |target| target.as_str().len());
-    let read_ahead = if request.version() == Version::HTTP_2 {
-        STREAM_READ_AHEAD
-    } else {
-        READ_AHEAD
+    let length = http_body::Body::size_hint(request.body()).exact();
+    let body = match (request.version(), length) {
+        _ if http_body::Body::is_end_stream(request.body()) => 0,
+        (Version::HTTP_2, Some(length)) => unread.count(length),
+        // Calls of gRPC state no length, and most have come as a whole.
+        (Version::HTTP_2, None) => match replay::arrived(request.body_mut(), MAX_REPLAYED_BODY) {
+            Arrived::Whole(body) => body.len(),
+            Arrived::Part(length) => length + unread.count(u64::MAX),
+        },
+        (_, length) => length.unwrap_or(READ_AHEAD).min(READ_AHEAD) as usize,
     };
-    let body = if http_body::Body::is_end_stream(request.body()) {
-        0
-    } else {
-        let hint = http_body::Body::size_hint(request.body());
-        hint.exact().unwrap_or(read_ahead).min(read_ahead)
-    };
-    head + target + usize::try_from(body).unwrap_or(usize::MAX)
+    head + target + body
 }
 
-/// Whether the body of an HTTP/1 request is still in the socket.
+/// Whether only the connection can tell that the client has left.
 fn is_unread(request: &Request<Body>) -> bool {
     request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
 }
@@ -471,26 +491,80 @@ fn is_idempotent(request: &Request<Body>) -> bool {
         || headers.contains_key("x-idempotency-key")
 }
 
-/// Reads the whole body, gives it back to the request, and makes a copy of both.
-async fn keep_body(request: &mut Request<Body>) -> Result<Box<Request<Body>>, Failure> {
-    let body = std::mem::replace(request.body_mut(), Body::empty(()));
-    let Ok(body) = body.collect().await else {
-        return Err(Failure::ClientLeft);
-    };
-    let bytes = body.to_bytes();
-    *request.body_mut() = Body::full(bytes.clone(), ());
-    Ok(Box::new(copy(request, bytes)))
+// === impl Search ===
+
+impl Search {
+    /// Boxed: few requests have one.
+    fn of(entry: &Entry, session: Option<Session>) -> Option<Box<Self>> {
+        let Session { key, pod } = session?;
+        entry.sessions.as_ref()?;
+        Some(Box::new(Self {
+            key,
+            known: pod,
+            asked: Vec::new(),
+        }))
+    }
+
+    /// Where to go on after this answer; `None` if it is the one for the client. An app answers 404
+    /// to a session that it does not have (Model Context Protocol, "Session Management"), and has
+    /// done nothing then.
+    fn after(
+        &mut self,
+        entry: &Entry,
+        pod: SocketAddr,
+        status: StatusCode,
+        may_go_on: bool,
+    ) -> Option<Session> {
+        if self.known.is_none()
+            && status.is_success()
+            && let Some(sessions) = &entry.sessions
+        {
+            sessions.lock().learn(self.key, pod);
+        }
+        if status != StatusCode::NOT_FOUND || self.known == Some(pod) || !may_go_on {
+            return None;
+        }
+        self.asked.push(pod);
+        let next = entry.throttler.next_to_ask(self.key, &self.asked)?;
+        let session = Session {
+            key: self.key,
+            pod: Some(next),
+        };
+        // Anybody can make sessions up.
+        let may_retry = entry.throttler.may_retry(Instant::now());
+        may_retry.then_some(session)
+    }
 }
 
-/// A copy of a request that can be sent once more.
-fn copy(request: &Request<Body>, body: Bytes) -> Request<Body> {
-    let mut copy = Request::new(Body::full(body, ()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    copy
+// === impl Unread ===
+
+impl<'a> Unread<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            counted: 0,
+        }
+    }
+
+    /// As much of a body of `length` as its client may send, less what other streams of the
+    /// connection have counted of the window that they share.
+    fn count(&mut self, length: u64) -> usize {
+        let bytes = u32::try_from(length).map_or(STREAM_WINDOW, |it| it.min(STREAM_WINDOW));
+        let counted = self.connection.count_unread(bytes);
+        self.counted += counted;
+        counted as usize
+    }
+
+    fn forget(&mut self) {
+        self.connection
+            .forget_unread(std::mem::take(&mut self.counted));
+    }
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        self.forget();
+    }
 }
 
 // === impl Watched ===
@@ -518,39 +592,6 @@ impl Watched<'_> {
     }
 }
 
-// === impl Stowed ===
-
-impl Stowed {
-    fn take(request: &mut Request<Body>) -> Self {
-        let headers = std::mem::take(request.headers_mut());
-        let said = SAID.map(|(name, value)| headers.get(name).is_some_and(|it| it == value));
-        // Each was inserted, so no second value follows it.
-        let is_left_out = |name: &HeaderName| {
-            let mut all = SAID.iter().zip(said);
-            all.any(|((ours, _), said)| said && *ours == name)
-        };
-        let left_out = said.into_iter().filter(|said| *said).count();
-        let mut kept = Vec::with_capacity(headers.len() - left_out);
-        let all = headers.into_iter();
-        kept.extend(all.filter(|(name, _)| !name.as_ref().is_some_and(is_left_out)));
-        Self {
-            headers: kept.into_boxed_slice(),
-            said,
-        }
-    }
-
-    fn put_back(self, request: &mut Request<Body>) {
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + ADDED_HEADERS);
-        headers.extend(self.headers);
-        for ((name, value), said) in SAID.iter().zip(self.said) {
-            if said {
-                headers.insert(*name, HeaderValue::from_static(value));
-            }
-        }
-        *request.headers_mut() = headers;
-    }
-}
-
 // === impl Queued ===
 
 impl Queued {
@@ -563,63 +604,5 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn round_trip(headers: &[(&str, &'static str)]) -> Request<Body> {
-        let mut request = Request::new(Body::empty(()));
-        for (name, value) in headers {
-            let name = HeaderName::try_from(*name).unwrap();
-            let value = HeaderValue::from_static(value);
-            request.headers_mut().append(name, value);
-        }
-        let stowed = Stowed::take(&mut request);
-        assert!(request.headers().is_empty());
-        stowed.put_back(&mut request);
-        request
-    }
-
-    fn pairs(request: &Request<Body>) -> Vec<(&str, &str)> {
-        let headers = request.headers().iter();
-        headers
-            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-            .collect()
-    }
-
-    #[test]
-    fn stowed_headers_come_back_in_their_order() {
-        let headers = [
-            ("user-agent", "bench"),
-            ("cookie", "a=1"),
-            ("x-own", "first"),
-            ("cookie", "b=2"),
-            ("accept", "*/*"),
-        ];
-        let request = round_trip(&headers);
-        let expected = [
-            ("user-agent", "bench"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
-            ("x-own", "first"),
-            ("accept", "*/*"),
-        ];
-        assert_eq!(pairs(&request), expected);
-    }
-
-    /// Neither invented, if it was not there, nor taken for the usual, if it said something else.
-    #[test]
-    fn what_was_said_is_said_again() {
-        assert_eq!(
-            pairs(&round_trip(&[("accept", "*/*")])),
-            [("accept", "*/*")]
-        );
-        let other = [("accept", "*/*"), (names::CAPABILITY_HEADER, "no-wait")];
-        assert_eq!(pairs(&round_trip(&other)), other);
-        let said = SAID.map(|(name, value)| (name.as_str(), value));
-        assert_eq!(pairs(&round_trip(&said)), said);
     }
 }

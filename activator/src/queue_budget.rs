@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::error::Refused;
 use crate::options::Limits;
-use crate::revision_throttler::Refused;
 
 /// One place in so many is kept for revisions with short queues.
 const RESERVED_SHARE: usize = 10;

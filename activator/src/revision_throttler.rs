@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -20,6 +21,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::affinity::Session;
+use crate::error::Refused;
 use crate::options::RevisionSnapshot;
 use crate::pod_tracker::PodTracker;
 use crate::queue_budget::Places;
@@ -27,31 +29,10 @@ pub use crate::queue_budget::QueueBudget;
 use crate::retry_budget::RetryBudget;
 use crate::trackers::{Trackers, Usable};
 
-/// Why a request got no destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// This revision's queue is at its limit. The text is upstream's.
-    #[error("pending request queue full")]
-    RevisionQueueFull,
-    /// All queues together are at their limit.
-    #[error("pending request queue full")]
-    QueuesFull,
-    /// What waits for this revision is at its limit in bytes.
-    #[error("pending request queue full")]
-    RevisionBytesFull,
-    /// What waits is at its limit in bytes, all queues together.
-    #[error("pending request queue full")]
-    BytesFull,
-    /// It waited as long as a request may.
-    #[error("pending request queue full")]
-    WaitedTooLong,
-    /// The revision was deleted while the request waited.
-    #[error("revision deleted")]
-    RevisionDeleted,
-}
-
 /// See the module.
+// As with pods, each request writes to it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct RevisionThrottler {
     id: Arc<RevisionId>,
     budget: QueueBudget,
@@ -165,10 +146,14 @@ impl RevisionThrottler {
         self.enter(session, bytes, false)
     }
 
-    /// As [`Self::acquire`], at the front of the line and past the queue limits: for a request that
+    /// As [`Self::acquire_for`], at the front of the line and past the queue limits: for a request that
     /// was let through before and then was not started.
-    pub fn acquire_again(self: &Arc<Self>, bytes: impl FnOnce() -> usize) -> Acquire {
-        self.enter(None, bytes, true)
+    pub fn acquire_again(
+        self: &Arc<Self>,
+        session: Option<Session>,
+        bytes: impl FnOnce() -> usize,
+    ) -> Acquire {
+        self.enter(session, bytes, true)
     }
 
     fn enter(
@@ -294,6 +279,11 @@ impl RevisionThrottler {
         let trackers = &state.trackers;
         let mut all = trackers.assigned().iter().chain(trackers.shared());
         trackers.cluster_ip().is_none() && all.any(|other| !Arc::ptr_eq(other, tracker))
+    }
+
+    /// The pod to ask next for a session that was not found at those in `asked`.
+    pub fn next_to_ask(&self, key: u64, asked: &[SocketAddr]) -> Option<SocketAddr> {
+        self.state.lock().trackers.next_to_ask(key, asked)
     }
 
     /// What an operator sees.

@@ -4,16 +4,21 @@
 mod affinity;
 mod change;
 mod edges;
+mod fairness;
 mod hostile;
 mod ingress;
 mod limits;
+mod lost_pods;
 mod pods;
 #[cfg(feature = "kubernetes")]
 mod process;
+mod replays;
 mod request_path;
 mod routing;
+mod scrape;
 mod sharing;
 mod stats;
+mod streams;
 mod tls;
 mod traces;
 
@@ -28,13 +33,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
+use serving::http_metrics::HTTP_SCOPE;
 use serving::server::{self, Listener, ServerOptions, Shutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::metrics::OWN_SCOPE;
 use crate::{Activator, Backends, Options, Revision, RevisionSnapshot, UPDATES_CAPACITY, Update};
 
 /// How long a condition may take to come true.
@@ -60,6 +68,20 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// A connection over HTTP/2 by prior knowledge.
+async fn http2<B>(address: SocketAddr) -> SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    sender
 }
 
 /// An activator that serves on a port of its own.
@@ -102,7 +124,7 @@ impl World {
         tokio::task::spawn_local(server::serve(
             vec![Listener::plain(socket)],
             Rc::new(activator.clone()),
-            ServerOptions::default(),
+            crate::server_options(),
             Shutdown::new(),
         ));
         Self {
@@ -166,9 +188,20 @@ impl World {
         self.send(request(path)).await
     }
 
+    /// Without the labels of scopes, which are the same for all series of a part.
     fn scrape(&self) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        for scope in [OWN_SCOPE, HTTP_SCOPE] {
+            let (name, version) = (scope.name, scope.version);
+            text = text.replace(
+                &format!(
+                    "otel_scope_name=\"{name}\",otel_scope_schema_url=\"\",\
+                     otel_scope_version=\"{version}\","
+                ),
+                "",
+            );
+        }
         text
     }
 }

@@ -237,6 +237,12 @@ impl Trackers {
         self.acquire(in_flight, random)
     }
 
+    /// See [`affinity::next_to_ask`].
+    pub fn next_to_ask(&self, key: u64, asked: &[SocketAddr]) -> Option<SocketAddr> {
+        let all = self.assigned.iter().chain(&self.shared);
+        affinity::next_to_ask(all, key, asked).filter(|_| self.cluster_ip.is_none())
+    }
+
     /// As [`Self::acquire`], without asking for the revision's own capacity.
     pub fn acquire_unchecked(
         &mut self,
@@ -378,29 +384,32 @@ mod tests {
         assert!(!trackers.is_sharing());
     }
 
-    /// A new pod gets a few requests at once and more as it answers; alone it gets all.
+    /// A new pod gets a few requests at once and more as it answers; alone it gets all. With a limit,
+    /// too.
     #[test]
     fn new_pods_are_ramped() {
-        let mut trackers = Trackers::new(0);
-        trackers.update(&pods(&[1]));
-        let held: Vec<_> = (0..300)
-            .map(|_| trackers.acquire(0, |_| 0).unwrap())
-            .collect();
-        held.iter().for_each(|it| it.release());
-        let _busy: Vec<_> = (0..100)
-            .map(|_| trackers.acquire(0, |_| 0).unwrap())
-            .collect();
-        trackers.update(&pods(&[1, 2]));
-        let mut of_new = || {
-            (0..100)
+        for limit in [0, 500] {
+            let mut trackers = Trackers::new(limit);
+            trackers.update(&pods(&[1]));
+            let held: Vec<_> = (0..300)
                 .map(|_| trackers.acquire(0, |_| 0).unwrap())
-                .filter(|it| it.dest() == dest(2))
-                .collect::<Vec<_>>()
-        };
-        let first = of_new();
-        assert_eq!(first.len(), 16);
-        first.iter().for_each(|it| it.release());
-        assert_eq!(of_new().len(), 32);
+                .collect();
+            held.iter().for_each(|it| it.release());
+            let _busy: Vec<_> = (0..100)
+                .map(|_| trackers.acquire(0, |_| 0).unwrap())
+                .collect();
+            trackers.update(&pods(&[1, 2]));
+            let mut of_new = || {
+                (0..100)
+                    .map(|_| trackers.acquire(0, |_| 0).unwrap())
+                    .filter(|it| it.dest() == dest(2))
+                    .collect::<Vec<_>>()
+            };
+            let first = of_new();
+            assert_eq!(first.len(), 16, "limit {limit}");
+            first.iter().for_each(|it| it.release());
+            assert_eq!(of_new().len(), 32, "limit {limit}");
+        }
     }
 
     /// Pods that stay keep their requests in flight; one that comes back is a new one.

@@ -380,9 +380,9 @@ fn edge_case_76_refused_connections() {
         .pod(1, Answer::Pass)
         .pod(2, Answer::Pass)
         .take_published();
-    case.state.refused(dest(1), &mut case.effects);
+    case.state.lost(dest(1), &mut case.effects);
     case.settle().expect(&[pods(&[2])]).expect_probed(&[1]);
-    case.state.refused(dest(1), &mut case.effects);
+    case.state.lost(dest(1), &mut case.effects);
     case.settle().expect(&[]).expect_probed(&[1]);
     case.pod(1, Answer::Fail)
         .pod(1, Answer::Pass)

@@ -4,17 +4,19 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use serving::RevisionId;
 use serving::body::Body;
+use serving::resource::Identity;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::http_metrics::Facts;
 use crate::{Options, UPDATES_CAPACITY, Update};
 
 #[derive(Default)]
@@ -42,12 +44,13 @@ fn observability(protocol: &str, endpoint: &str) -> Observability {
 const NO_VARIABLES: &[(&str, &str)] = &[];
 
 fn export(observability: &Observability) -> Result<Option<Export>, ExportError> {
-    Export::new(
-        &NO_VARIABLES,
-        observability,
-        "knative-serving",
-        "activator-0",
-    )
+    let identity = Identity {
+        service: "activator",
+        version: "1",
+        namespace: "knative-serving",
+        pod: "activator-0",
+    };
+    Export::new(&NO_VARIABLES, observability, identity.resource())
 }
 
 /// Edge case 61: with the protocol `none`, or to be scraped, nothing is pushed.
@@ -120,5 +123,42 @@ fn everything_is_pushed() {
         let before = collector.0.borrow().len();
         exporting.flush().await;
         assert_eq!(collector.0.borrow().len(), before + 1);
+    });
+}
+
+/// What belongs to no revision is pushed without the attributes of one.
+#[test]
+fn refused_requests_have_no_revision() {
+    crate::tests::run(async {
+        let (_updates, received) = mpsc::channel(UPDATES_CAPACITY);
+        let options = Options::new("activator-0", "10.1.0.1");
+        let (activator, _driver) = crate::new(options, received, &mut Registry::default());
+        let shared = activator.shared();
+        let request = Request::get("/").body(()).expect("valid");
+        let facts = Facts::of(&request, false);
+        let status = StatusCode::NOT_FOUND;
+        shared
+            .metrics
+            .http
+            .refused(facts, status, 7, Duration::ZERO);
+        let scopes = snapshot(&shared);
+        let mut metrics = scopes.iter().flat_map(|scope| &scope.metrics);
+        let duration = metrics
+            .find(|it| it.instrument.name == "http.server.request.duration")
+            .expect("always there");
+        let Series::Histogram(points) = &duration.series else {
+            panic!("no histogram: {duration:?}");
+        };
+        let keys: Vec<_> = points[0].attributes.iter().map(|it| &*it.key).collect();
+        assert_eq!(
+            keys,
+            [
+                "http.request.method",
+                "http.response.status_code",
+                "network.protocol.name",
+                "network.protocol.version",
+                "url.scheme"
+            ]
+        );
     });
 }

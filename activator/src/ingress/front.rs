@@ -10,13 +10,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::uri::Authority;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header as http_header,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as http_header,
 };
 use hyper::body::Incoming;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -26,25 +23,22 @@ use serving::forward::{self, Forwarded, error_response};
 use serving::pool::{Upstream, UpstreamOptions};
 use serving::server::{Connection, Handler};
 use serving::upgrade::Lifetime;
-use serving::{RevisionId, header, names};
-use tokio::time::Instant;
+use serving::{header, names as header_names};
 
+use super::names::{self, Lookup, Names};
+use super::rewrite::{add_cookie, name_revision, say_scheme, set_host, set_protocol};
 use super::services::Destination;
-use super::table::{BackendRef, Draw, Matched, RouteTables};
+use super::table::{BackendRef, Draw, Matched, RouteTables, without_port};
 use crate::activator::{Activator, ActivatorBody, Whose};
 use crate::affinity::{Affinity, MAX_SPLIT_SESSIONS, McpSessions, Ticket, mcp_key};
 use crate::error::{self, Failure};
 use crate::exchange::Exchange;
 
-/// How long a resolved name is believed.
-const NAME_TTL: Duration = Duration::from_secs(5);
-/// Names that are remembered; beyond that they are all looked up anew.
-const MAX_NAMES: usize = 1024;
 /// Addresses of Services to which connections are kept.
 const MAX_UPSTREAMS: usize = 16_384;
 
-static REASON: HeaderName = HeaderName::from_static(names::REASON_HEADER);
-static INGRESS: HeaderName = HeaderName::from_static(names::INGRESS_HEADER);
+static REASON: HeaderName = HeaderName::from_static(header_names::REASON_HEADER);
+static INGRESS: HeaderName = HeaderName::from_static(header_names::INGRESS_HEADER);
 
 /// What is served at the moment.
 #[derive(Debug, Default)]
@@ -74,7 +68,7 @@ struct Shared {
     activator: Activator,
     routing: RefCell<Rc<Routing>>,
     upstreams: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
-    names: RefCell<HashMap<String, (Instant, Vec<SocketAddr>)>>,
+    names: Rc<Names>,
     random: RefCell<fastrand::Rng>,
     next: Cell<usize>,
     /// The parts of splits that MCP sessions belong to.
@@ -125,11 +119,16 @@ impl ResolvesServerCert for Certificates {
 impl Gateway {
     /// Nothing is served yet.
     pub fn new(activator: Activator, seed: u64) -> Self {
+        Self::with_lookup(activator, seed, names::system())
+    }
+
+    /// As [`Self::new`], with another way to find the addresses of names.
+    pub(crate) fn with_lookup(activator: Activator, seed: u64, lookup: Lookup) -> Self {
         let shared = Shared {
             activator,
             routing: RefCell::default(),
             upstreams: RefCell::default(),
-            names: RefCell::default(),
+            names: Names::new(lookup),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             next: Cell::new(0),
             sessions: RefCell::new(McpSessions::new(MAX_SPLIT_SESSIONS)),
@@ -141,15 +140,22 @@ impl Gateway {
 
     /// Serves this from now on; connections to addresses that are gone are closed.
     pub fn replace(&self, routing: Routing) {
-        let listed: HashSet<SocketAddr> = routing
+        let mut routed = HashSet::new();
+        let mut listed: HashSet<SocketAddr> = routing
             .destinations
             .values()
             .flat_map(|destination| match destination {
                 Destination::Addresses { all, .. } => &all[..],
-                _ => &[],
+                Destination::Name { name, .. } => {
+                    routed.insert(&**name);
+                    &[]
+                }
+                Destination::Revision { .. } => &[],
             })
             .copied()
             .collect();
+        self.shared.names.retain(|name| routed.contains(name));
+        listed.extend(self.shared.names.addresses());
         self.shared.upstreams.borrow_mut().retain(|dest, upstream| {
             let stays = listed.contains(dest);
             if !stays {
@@ -228,23 +234,6 @@ impl Shared {
         {
             self.sessions.borrow_mut().learn(key, session.chosen);
         }
-    }
-
-    /// One of the addresses of a name.
-    async fn resolve(&self, name: &str) -> std::io::Result<Vec<SocketAddr>> {
-        let now = Instant::now();
-        if let Some((until, known)) = self.names.borrow().get(name)
-            && *until > now
-        {
-            return Ok(known.clone());
-        }
-        let found: Vec<_> = tokio::net::lookup_host(name).await?.collect();
-        let mut names = self.names.borrow_mut();
-        if names.len() >= MAX_NAMES {
-            names.clear();
-        }
-        names.insert(name.to_owned(), (now + NAME_TTL, found.clone()));
-        Ok(found)
     }
 
     /// One after the other, whichever request asks.
@@ -327,7 +316,7 @@ impl Handler for Front {
         if let Some(ticket) = cookie {
             // The session is that of the revision, too.
             let pair = shared.activator.signer().pair(ticket);
-            request.headers_mut().append(http_header::COOKIE, pair);
+            add_cookie(&mut request, pair);
         }
         let mut response = self.send(request, connection, &routing, backend).await;
         shared.learn(&session, response.headers());
@@ -351,23 +340,24 @@ impl Front {
         let shared = &self.gateway.shared;
         match routing.destinations.get(backend) {
             None => self.unavailable(backend, "no service", "no service"),
-            Some(Destination::Revision(id)) => {
+            Some(Destination::Revision { id, http2 }) => {
                 name_revision(&mut request, id);
+                set_protocol(&mut request, *http2);
                 shared.activator.handle(request, connection).await
             }
             Some(Destination::Addresses { all, http2 }) => match shared.one_of(all) {
                 Some(dest) => {
-                    let to = (backend, dest, *http2);
-                    self.forward(request, connection, to).await
+                    set_protocol(&mut request, *http2);
+                    self.forward(request, connection, backend, dest).await
                 }
                 None => self.unavailable(backend, "no endpoint", "no endpoint"),
             },
             Some(Destination::Name { name, http2 }) => {
-                let found = shared.resolve(name).await.unwrap_or_default();
+                let found = shared.names.resolve(name).await;
                 match shared.one_of(&found) {
                     Some(dest) => {
-                        let to = (backend, dest, *http2);
-                        self.forward(request, connection, to).await
+                        set_protocol(&mut request, *http2);
+                        self.forward(request, connection, backend, dest).await
                     }
                     None => self.unavailable(backend, "name not resolved", "no endpoint"),
                 }
@@ -394,25 +384,17 @@ impl Front {
         self.gateway.shared.activator.note_error(whose, reason);
     }
 
-    /// Straight to an address of a backend, in the protocol that its Service's port speaks.
+    /// Straight to an address of a backend.
     async fn forward(
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
-        (backend, dest, http2): (&BackendRef, SocketAddr, bool),
+        backend: &BackendRef,
+        dest: SocketAddr,
     ) -> Response<ActivatorBody> {
         let shared = &self.gateway.shared;
         request.headers_mut().remove(&header::PROXY);
-        let host = HeaderValue::from_bytes(header::host(request.uri(), request.headers()));
-        let mut prepared = forward::prepare_request(request, connection);
-        *prepared.version_mut() = if http2 {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
-        };
-        if let Ok(host) = host {
-            forward::set_host(&mut prepared, host);
-        }
+        let prepared = forward::prepare_request(request, connection);
         let upstream = shared.upstream(dest);
         let forwarded = Box::pin(forward::exchange(&upstream, prepared)).await;
         match forwarded {
@@ -459,7 +441,7 @@ fn failed(status: StatusCode, reason: &'static str, text: &str) -> Response<Acti
 fn redirect(request: &Request<Incoming>) -> Response<ActivatorBody> {
     let host = header::host(request.uri(), request.headers());
     let host = String::from_utf8_lossy(host);
-    let host = host.split(':').next().unwrap_or_default();
+    let host = without_port(&host);
     let target = request.uri().path_and_query().map_or("/", |it| it.as_str());
     let mut response = Response::new(Body::empty(None));
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -469,36 +451,4 @@ fn redirect(request: &Request<Incoming>) -> Response<ActivatorBody> {
             .insert(http_header::LOCATION, location);
     }
     response
-}
-
-/// The Host that the route wants, before the activator or the backend sees it.
-fn set_host(request: &mut Request<Incoming>, host: HeaderValue) {
-    if let Ok(authority) = Authority::try_from(host.as_bytes())
-        && request.uri().authority().is_some()
-    {
-        let mut parts = request.uri().clone().into_parts();
-        parts.authority = Some(authority);
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-        }
-    }
-    request.headers_mut().insert(http_header::HOST, host);
-}
-
-/// What a client said of its own scheme does not count.
-fn say_scheme(request: &mut Request<Incoming>, tls: bool) {
-    let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
-    request
-        .headers_mut()
-        .insert(&header::X_FORWARDED_PROTO, scheme);
-}
-
-fn name_revision(request: &mut Request<Incoming>, id: &RevisionId) {
-    let value = |text: &str| HeaderValue::try_from(text).ok();
-    let (namespace, name) = (value(&id.namespace), value(&id.name));
-    let headers = request.headers_mut();
-    if let (Some(namespace), Some(name)) = (namespace, name) {
-        headers.insert(&header::REVISION_NAMESPACE, namespace);
-        headers.insert(&header::REVISION_NAME, name);
-    }
 }

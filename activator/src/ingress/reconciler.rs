@@ -171,7 +171,7 @@ impl Reconciler {
             split.percent == 0
                 || destination.is_some_and(|it| match it {
                     Destination::Addresses { all, .. } => !all.is_empty(),
-                    Destination::Revision(_) | Destination::Name { .. } => true,
+                    Destination::Revision { .. } | Destination::Name { .. } => true,
                 })
         }) && secrets.iter().all(|tls| {
             let key = (tls.secret_namespace.clone(), tls.secret_name.clone());

@@ -41,7 +41,12 @@ pub struct Port {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Through this activator's own queue.
-    Revision(RevisionId),
+    Revision {
+        /// The revision.
+        id: RevisionId,
+        /// Whether it speaks HTTP/2.
+        http2: bool,
+    },
     /// To any of these.
     Addresses {
         /// Ready ones, ascending.
@@ -105,7 +110,11 @@ impl Services {
         let service = self.services.get(&key)?;
         if let Some(revision) = &service.revision {
             let id = RevisionId::new(backend.namespace.clone(), revision.clone());
-            return Some(Destination::Revision(id));
+            return Some(Destination::Revision {
+                id,
+                // The port for TLS has a name that does not say, and leads to the same app.
+                http2: service.ports.iter().any(Port::speaks_http2),
+            });
         }
         let port = service.port(&backend.port);
         if let Some(name) = &service.external_name {
@@ -198,9 +207,16 @@ mod tests {
         let mut services = Services::default();
         let revision = Service {
             revision: Some("rev-1".to_owned()),
+            ports: vec![port("http", 80, ""), port("https", 443, "")],
             ..Service::default()
         };
         services.apply_service(key("rev-1"), Some(revision));
+        let h2c = Service {
+            revision: Some("rev-2".to_owned()),
+            ports: vec![port("http2", 81, APP_PROTOCOL_H2C), port("https", 443, "")],
+            ..Service::default()
+        };
+        services.apply_service(key("rev-2"), Some(h2c));
         let external = Service {
             external_name: Some("gateway.knative-serving.svc".to_owned()),
             ports: vec![port("http2", 80, "")],
@@ -231,10 +247,18 @@ mod tests {
         services.apply_endpoints(key("plain"), "plain".to_owned(), Some(listed));
 
         let resolve = |name: &str, port| services.resolve(&backend(name, port));
-        assert_eq!(
-            resolve("rev-1", ServicePort::Number(80)),
-            Some(Destination::Revision(RevisionId::new("ns", "rev-1")))
-        );
+        for (name, number, http2) in [
+            ("rev-1", 80, false),
+            ("rev-1", 443, false),
+            ("rev-2", 81, true),
+            ("rev-2", 443, true),
+        ] {
+            let id = RevisionId::new("ns", name);
+            assert_eq!(
+                resolve(name, ServicePort::Number(number)),
+                Some(Destination::Revision { id, http2 })
+            );
+        }
         assert_eq!(
             resolve("route", ServicePort::Number(80)),
             Some(Destination::Name {

@@ -236,7 +236,7 @@ impl RouteTable {
 }
 
 /// The name in a Host; brackets of an IPv6 address stay.
-fn without_port(host: &str) -> &str {
+pub(super) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
             if port.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -19,23 +19,22 @@ use serving::body::Body;
 use serving::config::observability::PROTOCOL_PROMETHEUS;
 use serving::forward::error_response;
 use serving::resident::forget_start_after;
+use serving::resource::register_target;
 use serving::server::{self, Connection, Handler, Listener, ServerOptions, Shutdown};
 use serving::telemetry::{LineWriter, LogLevel, PROMETHEUS_TEXT, prometheus_text};
 use serving::tls::{self, ScrapeTls, ScrapeTlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::certificates;
 use super::config_maps::{self, Configuration, Followed};
 use super::ingress::IngressOptions;
 use super::watches::{Watches, may_list_endpoint_slices};
-use crate::config::{
-    Config, HTTP_PORT, HTTP2_PORT, HTTPS_PORT, INGRESS_HTTP_PORT, INGRESS_HTTPS_PORT,
-    INGRESS_LOCAL_PORT, parse_version,
-};
+use crate::config::{Config, Ports, parse_version};
 use crate::ingress::front::{Certificates, Front, Gateway};
 use crate::internal_tls::InternalTlsError;
 use crate::{Activator, MeshMode, ProbeOptions, UPDATES_CAPACITY};
@@ -67,6 +66,9 @@ pub enum StartError {
     /// The API server did not answer.
     #[error("API server not reached")]
     Unreachable(#[source] Box<kube::Error>),
+    /// The API server took a connection and did not answer.
+    #[error("API server does not answer")]
+    Silent,
     /// `system-internal-tls` is enabled, and its Secret or bundles cannot be read.
     #[error("certificates of system-internal-tls cannot be read")]
     Certificates(#[source] Box<kube::Error>),
@@ -96,17 +98,36 @@ pub type Exports = Option<crate::export::Export>;
 #[cfg(not(feature = "otel"))]
 pub type Exports = Option<std::convert::Infallible>;
 
+/// Pushes of what goes out, while the activator serves.
+#[cfg(feature = "otel")]
+type Exporting = Option<crate::export::Exporting>;
+#[cfg(not(feature = "otel"))]
+type Exporting = Option<std::convert::Infallible>;
+
+/// An activator that knows its cluster, and listens.
+struct Started {
+    activator: Activator,
+    listeners: Vec<Listener>,
+    entries: Vec<(Front, Vec<Listener>)>,
+    exporting: Exporting,
+}
+
 /// Serves scrapes.
 struct Scrapes(Registry);
 
 /// Answers on the profiling port that nothing is there: Go's profiles have no counterpart.
 struct Profiles;
 
-/// Waits until the API server answers, and refuses one that is too old.
+/// Waits until the API server answers, at most a minute, and refuses one that is too old.
+///
+/// # Errors
+/// It is too old, or there was no answer.
 pub async fn check_version(client: &Client, wanted: (u32, u32)) -> Result<(), StartError> {
     let deadline = Instant::now() + VERSION_PATIENCE;
     loop {
-        match client.apiserver_version().await {
+        // One that takes connections and says nothing must not hold the start up for longer.
+        let asked = timeout_at(deadline, client.apiserver_version()).await;
+        match asked.map_err(|_| StartError::Silent)? {
             Ok(info) => {
                 let found = parse_version(&info.git_version);
                 return match found.filter(|found| *found >= wanted) {
@@ -126,15 +147,66 @@ pub async fn check_version(client: &Client, wanted: (u32, u32)) -> Result<(), St
     }
 }
 
+/// What `start` gives, or nothing when `stop` comes first: a start waits for others, and nobody who is
+/// told to end waits for them.
+///
+/// # Errors
+/// Those of `start`.
+pub async fn unless_stopped<T, E>(
+    stop: &CancellationToken,
+    start: impl Future<Output = Result<T, E>>,
+) -> Result<Option<T>, E> {
+    tokio::select! {
+        started = start => started.map(Some),
+        () = stop.cancelled() => Ok(None),
+    }
+}
+
 /// Runs until `stop` and everything after it is done. On a `LocalRuntime`.
+///
+/// # Errors
+/// It could not start.
 pub async fn run(
     config: Config,
     configuration: Configuration,
     client: Client,
-    (log, level, export): (LineWriter, LogLevel, Exports),
-    stop: impl Future<Output = ()>,
+    outputs: (LineWriter, LogLevel, Exports),
+    stop: CancellationToken,
 ) -> Result<(), StartError> {
+    let drain = config.options.drain;
     let mut tasks = JoinSet::new();
+    let started = Box::pin(start(config, configuration, client, outputs, &mut tasks));
+    let Some(started) = unless_stopped(&stop, started).await? else {
+        return Ok(());
+    };
+    tasks.spawn_local(forget_start_after(STARTED));
+    let Started {
+        activator,
+        listeners,
+        entries,
+        exporting,
+    } = started;
+    serve(&activator, listeners, entries, drain, stop.cancelled()).await;
+    #[cfg(feature = "otel")]
+    if let Some(exporting) = exporting {
+        exporting.flush().await;
+    }
+    #[cfg(not(feature = "otel"))]
+    let None = exporting;
+    tasks.abort_all();
+    Ok(())
+}
+
+/// Lists, follows and listens; what does not end by itself is in `tasks`.
+async fn start(
+    config: Config,
+    configuration: Configuration,
+    client: Client,
+    (log, level, export): (LineWriter, LogLevel, Exports),
+    tasks: &mut JoinSet<()>,
+) -> Result<Started, StartError> {
+    let mut registry = Registry::default();
+    register_target(&mut registry, &config.resource());
     let mut options = config.options;
     if configuration.network.system_internal_tls {
         let namespace = &config.system_namespace;
@@ -154,21 +226,19 @@ pub async fn run(
     options.probe.mesh_mode = network.mesh_compatibility_mode;
     options.probe.mesh_pod_addressability = network.enable_mesh_pod_addressability;
     warn_of_contradictions(&options.probe);
-    let drain = options.drain;
     let cluster_domain = options.cluster_domain.clone();
     let system_namespace = config.system_namespace.clone();
     let gateway_client = client.clone();
 
-    let mut registry = Registry::default();
     let (updates, received) = mpsc::channel(UPDATES_CAPACITY);
     let (activator, driver) = crate::new(options, received, &mut registry);
     activator.log_requests_to(log);
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
     #[cfg(feature = "otel")]
-    let exporting = export.map(|export| crate::export::start(&activator, export, &mut tasks));
+    let exporting = export.map(|export| crate::export::start(&activator, export, tasks));
     #[cfg(not(feature = "otel"))]
-    drop(export);
+    let exporting = export;
 
     let slices = may_list_endpoint_slices(&client).await.unwrap_or(false);
     let source = if slices {
@@ -199,20 +269,21 @@ pub async fn run(
     });
     if configuration.observability.metrics.protocol == PROTOCOL_PROMETHEUS {
         let scrapes = Scrapes(registry);
-        let socket = bind(config.metrics_address).await?;
+        let metrics = &configuration.observability.metrics;
+        let socket = bind(config.metrics_address.or_endpoint_of(metrics)).await?;
         let listener = ScrapeTls::listener(config.metrics_tls.as_ref(), socket)?;
         tasks.spawn_local(serve_admin(listener, SCRAPE_HEAD_TIMEOUT, scrapes));
     }
     let socket = bind(everywhere(config.profiling_port)).await?;
     let listener = Listener::plain(socket);
     tasks.spawn_local(serve_admin(listener, PROFILING_HEAD_TIMEOUT, Profiles));
-    let ports = [HTTP_PORT, HTTP2_PORT].map(everywhere);
+    let ports = config.ports;
     let mut listeners = Vec::new();
-    for address in ports {
+    for address in [ports.http, ports.http2].map(everywhere) {
         listeners.push(Listener::plain(bind(address).await?));
     }
     if let Some(acceptor) = acceptor {
-        let socket = bind(everywhere(HTTPS_PORT)).await?;
+        let socket = bind(everywhere(ports.https)).await?;
         listeners.push(Listener::tls(socket, acceptor));
     }
     let mut entries = Vec::new();
@@ -223,18 +294,16 @@ pub async fn run(
             private_service: settings.private_service,
             namespace: system_namespace,
             cluster_domain,
-            replica_port: INGRESS_LOCAL_PORT,
+            replica_port: ports.ingress_local,
         };
-        entries = open_gateway(&activator, options, gateway_client, &mut tasks).await?;
+        entries = open_gateway(&activator, options, ports, gateway_client, tasks).await?;
     }
-    tasks.spawn_local(forget_start_after(STARTED));
-    serve(&activator, listeners, entries, drain, stop).await;
-    #[cfg(feature = "otel")]
-    if let Some(exporting) = exporting {
-        exporting.flush().await;
-    }
-    tasks.abort_all();
-    Ok(())
+    Ok(Started {
+        activator,
+        listeners,
+        entries,
+        exporting,
+    })
 }
 
 /// With both settings pods are neither probed nor left to the ClusterIP (upstream's `probePodIPs`
@@ -263,11 +332,11 @@ pub(crate) async fn serve(
     let served = server::serve(
         listeners,
         handler,
-        ServerOptions::default(),
+        crate::server_options(),
         shutdown.clone(),
     );
     let entries = entries.into_iter().map(|(front, listeners)| {
-        let options = ServerOptions::default();
+        let options = crate::server_options();
         server::serve(listeners, Rc::new(front), options, shutdown.clone())
     });
     let served = join(served, join_all(entries));
@@ -297,6 +366,7 @@ pub(crate) async fn serve(
 async fn open_gateway(
     activator: &Activator,
     options: IngressOptions,
+    ports: Ports,
     client: Client,
     tasks: &mut JoinSet<()>,
 ) -> Result<Vec<(Front, Vec<Listener>)>, StartError> {
@@ -312,13 +382,15 @@ async fn open_gateway(
     tasks.spawn_local(watched);
     listed.await.map_err(|_| StartError::Watches)?;
     let external = vec![
-        Listener::plain(bind(everywhere(INGRESS_HTTP_PORT)).await?),
+        Listener::plain(bind(everywhere(ports.ingress_http)).await?),
         Listener::tls(
-            bind(everywhere(INGRESS_HTTPS_PORT)).await?,
+            bind(everywhere(ports.ingress_https)).await?,
             TlsAcceptor::from(config),
         ),
     ];
-    let local = vec![Listener::plain(bind(everywhere(INGRESS_LOCAL_PORT)).await?)];
+    let local = vec![Listener::plain(
+        bind(everywhere(ports.ingress_local)).await?,
+    )];
     Ok(vec![
         (gateway.front(false), external),
         (gateway.front(true), local),

@@ -187,7 +187,7 @@ impl World {
                     if activator.throttler.full(&tracker) {
                         activator.pauses.push_back((self.now + FULL_PAUSE, tracker));
                     }
-                    let again = activator.throttler.acquire_again(|| 100);
+                    let again = activator.throttler.acquire_again(None, || 100);
                     activator.line.push(Waiting::new(again, attempts - 1));
                     drop(permit);
                 }

@@ -224,7 +224,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
     assert!(!throttler.full(&full));
     drop(refused);
     let again: Vec<_> = (0..2)
-        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again(|| 0)).poll()))
+        .map(|_| assert_ready_ok!(spawn(throttler.acquire_again(None, || 0)).poll()))
         .collect();
     assert!(
         again
@@ -232,7 +232,7 @@ fn a_full_pod_is_passed_over_until_it_may_be_tried_again() {
             .all(|permit| permit.tracker().dest() == dest(2))
     );
     let mut late = acquire(&throttler);
-    let mut first_in_line = spawn(throttler.acquire_again(|| 0));
+    let mut first_in_line = spawn(throttler.acquire_again(None, || 0));
     assert_pending!(late.poll());
     assert_pending!(first_in_line.poll());
     throttler.not_full(&full);
@@ -324,7 +324,8 @@ impl Simulation {
                 self.throttler.full(&tracker);
                 self.full.push(tracker);
                 drop(permit);
-                self.waiting.push(spawn(self.throttler.acquire_again(|| 0)));
+                self.waiting
+                    .push(spawn(self.throttler.acquire_again(None, || 0)));
             }
             96..100 => {
                 for tracker in self.full.drain(..) {

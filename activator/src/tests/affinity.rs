@@ -43,6 +43,24 @@ async fn ask(world: &World, pods: &[Pod], header: (&str, &str)) -> (usize, Answe
     (served_by(pods, &before), answer)
 }
 
+/// A request that its session's pod does not start goes where the session's requests go meanwhile.
+#[test]
+fn redispatched_requests_stay_with_their_session() {
+    run(async {
+        let affinity = Affinity::Header(HeaderName::from_static("x-user"));
+        let (world, pods) = limited(affinity, 5, 4).await;
+        let user = ("x-user", "1");
+        let home = ask(&world, &pods, user).await.0;
+        let full = &pods[home].state;
+        full.full.set(true);
+        let mut at = HashSet::new();
+        while full.refused.get() < 6 {
+            at.insert(ask(&world, &pods, user).await.0);
+        }
+        assert_eq!(at.len(), 1, "{at:?}");
+    });
+}
+
 /// A user stays at a pod; when that goes it is another one, and everybody else stays.
 #[test]
 fn by_header() {
@@ -93,6 +111,125 @@ fn by_cookie() {
         }
         let (_, forged) = ask(&world, &pods, ("cookie", "pilotlight-session=1.2")).await;
         assert!(forged.headers.contains_key("set-cookie"));
+    });
+}
+
+/// Two activators with the same secret in front of the same pods.
+async fn two(affinity: Affinity, limit: u32) -> ([World; 2], Vec<Pod>) {
+    let mut pods = Vec::new();
+    for _ in 0..4 {
+        pods.push(Pod::start().await);
+    }
+    let addresses: Vec<_> = pods.iter().map(|pod| pod.address).collect();
+    let start = async |name: &str| {
+        let mut options = Options::new(name, "10.1.0.1");
+        options.affinity_secret = crate::options::Secret::new(b"shared".as_slice());
+        let world = World::start_with(options).await;
+        let affinity = Some(affinity.clone());
+        let sticky = Revision {
+            affinity,
+            ..revision(limit)
+        };
+        world.revision(sticky).await;
+        world.list_and_wait(&addresses).await;
+        world
+    };
+    (
+        [start("activator-0").await, start("activator-1").await],
+        pods,
+    )
+}
+
+/// All activators with the same secret send a session to the same pod.
+#[test]
+fn activators_agree_on_sessions() {
+    run(async {
+        let header = Affinity::Header(HeaderName::from_static("x-user"));
+        let ([one, other], pods) = two(header, 0).await;
+        let mut at = HashSet::new();
+        for user in 0..12 {
+            let user = user.to_string();
+            let first = ask(&one, &pods, ("x-user", &user)).await.0;
+            assert_eq!(ask(&other, &pods, ("x-user", &user)).await.0, first);
+            at.insert(first);
+        }
+        assert!(at.len() > 1);
+
+        let ([one, other], pods) = two(Affinity::Cookie, 0).await;
+        for _ in 0..6 {
+            let (first, answer) = ask(&one, &pods, ("x", "y")).await;
+            let cookie = answer.headers["set-cookie"].to_str().unwrap();
+            let pair = cookie.split(';').next().unwrap();
+            let (now, answer) = ask(&other, &pods, ("cookie", pair)).await;
+            assert_eq!(now, first);
+            assert!(!answer.headers.contains_key("set-cookie"));
+        }
+    });
+}
+
+fn served(pods: &[Pod]) -> usize {
+    pods.iter().map(|pod| pod.state.served.get()).sum()
+}
+
+/// An app's session is found by an activator that did not see it begin, once and for all: a pod that
+/// does not have it says so, and the next is asked.
+#[test]
+fn sessions_of_apps_are_found() {
+    run(async {
+        for limit in [0, 10] {
+            let ([one, other], pods) = two(Affinity::Mcp, limit).await;
+            let mut asked = 0;
+            for method in ["GET", "POST", "DELETE", "POST"] {
+                let begun = one.get("/initialize").await;
+                let session = begun.headers["mcp-session-id"].clone();
+                let ask = || {
+                    let request = to_revision("/mcp").method(method);
+                    let request = request.header("mcp-session-id", session.clone());
+                    let body = match method {
+                        "POST" => "{}",
+                        _ => "",
+                    };
+                    request.body(http_body_util::Full::from(body)).unwrap()
+                };
+                let before = served(&pods);
+                let found = respond(other.address, ask()).await;
+                assert_eq!(found.status(), 200, "{method}, limit {limit}");
+                asked += served(&pods) - before;
+                for world in [&one, &other] {
+                    let before = served(&pods);
+                    assert_eq!(respond(world.address, ask()).await.status(), 200);
+                    assert_eq!(served(&pods), before + 1, "it is known");
+                }
+            }
+            assert!(asked > 4, "all were where the id says");
+        }
+    });
+}
+
+/// A session that no pod has is looked for at each pod once, if at all: not with a body that is not
+/// kept, nor when too many are looked for.
+#[test]
+fn sessions_that_nobody_has_are_404() {
+    run(async {
+        let (world, pods) = limited(Affinity::Mcp, 4, 10).await;
+        let ask = |body: usize| {
+            let request = to_revision("/mcp").method("POST");
+            let request = request.header("mcp-session-id", "made-up");
+            let body = http_body_util::Full::from(vec![0; body]);
+            respond(world.address, request.body(body).unwrap())
+        };
+        assert_eq!(ask(2).await.status(), 404);
+        assert_eq!(served(&pods), 4);
+        assert_eq!(
+            ask(crate::options::MAX_REPLAYED_BODY + 1).await.status(),
+            404
+        );
+        assert_eq!(served(&pods), 5);
+        for _ in 0..40 {
+            assert_eq!(ask(2).await.status(), 404);
+        }
+        let all = served(&pods) - 5;
+        assert!(all < 40 * 4, "{all}");
     });
 }
 

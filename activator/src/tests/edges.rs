@@ -6,7 +6,6 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
@@ -113,12 +112,7 @@ fn edge_case_54_trailers() {
             }
         });
         world.list_and_wait(&[address]).await;
-        let stream = TcpStream::connect(world.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
+        let mut sender = http2(world.address).await;
         let request = to_revision("http://hello.example.com/");
         let request = request.body(Full::<Bytes>::default()).unwrap();
         let answer = sender.send_request(request).await.unwrap();

@@ -169,11 +169,13 @@ impl Handler for PodHandler {
             // Begins a session, as a server of the Model Context Protocol does.
             "/initialize" => {
                 let mut response = plain(StatusCode::OK, "hello");
-                let session = format!("{}-{:p}", state.served.get(), Rc::as_ptr(state));
+                let session = format!("{}{}", state.served.get(), state.mark());
                 let session = HeaderValue::try_from(session).unwrap();
                 response.headers_mut().insert("mcp-session-id", session);
                 response
             }
+            // A session that began elsewhere is none, as in that protocol.
+            "/mcp" if !state.has_session(request.headers()) => plain(StatusCode::NOT_FOUND, ""),
             "/teapot" => plain(StatusCode::IM_A_TEAPOT, "short and stout\n"),
             _ => plain(StatusCode::OK, "hello"),
         };
@@ -189,6 +191,16 @@ impl Handler for PodHandler {
 // === impl State ===
 
 impl State {
+    /// The end of the names of its sessions.
+    fn mark(&self) -> String {
+        format!("-{:p}", std::ptr::from_ref(self))
+    }
+
+    fn has_session(&self, headers: &HeaderMap) -> bool {
+        let session = headers.get("mcp-session-id");
+        session.is_some_and(|it| it.as_bytes().ends_with(self.mark().as_bytes()))
+    }
+
     fn probe(&self, request: &Request<Incoming>) -> Response<Body> {
         self.probes.set(self.probes.get() + 1);
         assert_eq!(request.uri().path(), "/healthz");

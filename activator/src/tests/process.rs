@@ -173,3 +173,28 @@ fn the_end_is_not_waited_for_for_ever() {
         assert!(ending.held.await.is_err(), "its connection is cut");
     });
 }
+
+/// The start asks for a minute at most, whether nobody listens or somebody who says nothing.
+#[test]
+fn the_api_server_is_not_waited_for_for_ever() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build_local(Default::default())
+        .unwrap();
+    runtime.block_on(async {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [&silent, &refused].map(|it| it.local_addr().unwrap());
+        drop(refused);
+        for address in addresses {
+            let uri = format!("http://{address}").parse().unwrap();
+            let client = kube::Client::try_from(kube::Config::new(uri)).unwrap();
+            let begun = Instant::now();
+            process::check_version(&client, (1, 34)).await.unwrap_err();
+            let took = Instant::now().duration_since(begun);
+            let minute = Duration::from_secs(60)..Duration::from_secs(62);
+            assert!(minute.contains(&took), "{address}: {took:?}");
+        }
+    });
+}

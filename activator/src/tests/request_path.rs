@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::pods::Pod;
@@ -89,12 +88,7 @@ fn edge_cases_2_11_and_12_protocols() {
             world.list_and_wait(&[pod.address]).await;
             assert_eq!(world.get("/").await.body, "hello");
             assert_eq!(pod.seen().version, http::Version::HTTP_11);
-            let stream = TcpStream::connect(world.address).await.unwrap();
-            let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                    .await
-                    .unwrap();
-            tokio::spawn(connection);
+            let mut sender = http2(world.address).await;
             let request = Request::get("http://rev.example.com/")
                 .header("knative-serving-namespace", "default")
                 .header("knative-serving-revision", "hello-00001")
@@ -263,17 +257,17 @@ pub(super) async fn serve_silently(socket: TcpListener) {
     break_requests(socket, Rc::default()).await;
 }
 
-/// As [`serve_silently`], counting what it breaks.
+/// As [`serve_silently`], counting what it breaks. A probe leaves no connection behind.
 pub(super) async fn break_requests(socket: TcpListener, broken: Rc<Cell<usize>>) {
     loop {
         let (mut stream, _) = socket.accept().await.unwrap();
         let broken = Rc::clone(&broken);
         tokio::task::spawn_local(async move {
-            let mut head = read_head(&mut stream).await;
-            while head.contains("K-Network-Probe") {
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
-                stream.write_all(answer).await.unwrap();
-                head = read_head(&mut stream).await;
+            let head = read_head(&mut stream).await;
+            if head.contains("K-Network-Probe") {
+                let answer =
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nqueue";
+                return stream.write_all(answer).await.unwrap();
             }
             broken.set(broken.get() + usize::from(!head.is_empty()));
         });

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http_body_util::Full;
-use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -104,12 +103,7 @@ fn edge_case_34_probes_stay_plain() {
         assert!(pod.seen().tls);
         let host = format!("{}:{}", pod.address.ip(), secured.port);
         assert_eq!(pod.seen().headers["host"], host);
-        let stream = TcpStream::connect(world.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
+        let mut sender = http2(world.address).await;
         let request = to_revision("http://hello.example.com/");
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         let answer = collect(sender.send_request(request).await.unwrap()).await;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Version};
 use http_body_util::Full;
+use http_body_util::combinators::BoxBody;
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::TokioExecutor;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -20,12 +20,14 @@ use serving::server::{Connection, Handler};
 use serving::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::*;
 use crate::affinity::Affinity;
 use crate::endpoints::{Address, Endpoints, Port, Subset};
 use crate::ingress::front::{Certificates, Gateway};
+use crate::ingress::names::Lookup;
 use crate::ingress::reconciler::{Known, Reconciler};
 use crate::ingress::services::{self, Service};
 use crate::ingress::spec::{Ingress, IngressSpec};
@@ -66,6 +68,9 @@ pub(super) fn to(service: &str) -> Value {
     json!([split(service, 100)])
 }
 
+/// Of a length that nobody says, if there is any.
+pub(super) type BrowserBody = BoxBody<Bytes, Infallible>;
+
 fn key(name: &str) -> (String, String) {
     ("ns".to_owned(), name.to_owned())
 }
@@ -89,6 +94,17 @@ impl Cluster {
     pub(super) async fn start() -> Self {
         let world = World::start().await;
         let gateway = Gateway::new(world.activator.clone(), 7);
+        Self::start_with(world, gateway).await
+    }
+
+    /// Names have the addresses that `lookup` finds.
+    pub(super) async fn start_with_lookup(lookup: Lookup) -> Self {
+        let world = World::start().await;
+        let gateway = Gateway::with_lookup(world.activator.clone(), 7, lookup);
+        Self::start_with(world, gateway).await
+    }
+
+    async fn start_with(world: World, gateway: Gateway) -> Self {
         let certificates = Arc::new(Certificates::default());
         let resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
         let provider = Arc::new(ring::default_provider());
@@ -214,8 +230,19 @@ impl Cluster {
 
     /// The public Service of a revision of the namespace `default`.
     pub(super) fn revision_service(&mut self, name: &str) {
+        self.revision_service_on(name, "http");
+    }
+
+    /// The same with a port of that name, besides the one for TLS that each has.
+    pub(super) fn revision_service_on(&mut self, name: &str, port_name: &str) {
+        let port = |name: &str, number| services::Port {
+            name: name.to_owned(),
+            number,
+            ..services::Port::default()
+        };
         let service = Service {
             revision: Some(name.to_owned()),
+            ports: vec![port(port_name, 80), port("https", 443)],
             ..Service::default()
         };
         let key = ("default".to_owned(), name.to_owned());
@@ -265,20 +292,42 @@ impl Cluster {
         self.reconciler.apply_certificate(key(name), pair);
     }
 
-    /// A whole response through TLS.
-    pub(super) async fn get_tls(&self, host: &str, path: &str) -> std::io::Result<String> {
+    /// A connection as a client makes it that prefers a protocol, or none.
+    pub(super) async fn connect_tls(
+        &self,
+        host: &str,
+        alpn: Option<&str>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(AUTHORITY.as_bytes()).unwrap();
         roots.add(authority).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = alpn.into_iter().map(Vec::from).collect();
         let stream = TcpStream::connect(self.secure).await?;
         let name = ServerName::try_from(host.to_owned()).unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector.connect(name, stream).await?;
+        connector.connect(name, stream).await
+    }
+
+    /// What browsers do: HTTP/2, agreed upon by TLS.
+    pub(super) async fn browse(&self, host: &str) -> SendRequest<BrowserBody> {
+        let stream = self.connect_tls(host, Some("h2")).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    /// A whole response through TLS.
+    pub(super) async fn get_tls(&self, host: &str, path: &str) -> std::io::Result<String> {
+        let mut stream = self.connect_tls(host, None).await?;
         let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         let mut answer = String::new();
@@ -287,25 +336,12 @@ impl Cluster {
     }
 
     pub(super) async fn http2(&self) -> SendRequest<Full<Bytes>> {
-        connect_http2(self.external).await
+        http2(self.external).await
     }
 
     pub(super) async fn http2_streams(&self) -> SendRequest<ChannelBody> {
-        connect_http2(self.external).await
+        http2(self.external).await
     }
-}
-
-async fn connect_http2<B>(address: SocketAddr) -> SendRequest<B>
-where
-    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
-{
-    let stream = TcpStream::connect(address).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .unwrap();
-    tokio::spawn(connection);
-    sender
 }
 
 /// A backend, as the test sees it.
@@ -386,6 +422,12 @@ impl Handler for BackendHandler {
         }
         let name = HeaderValue::try_from(&state.name).unwrap();
         response.headers_mut().insert("x-backend", name);
+        // Begins a session, as a server of the Model Context Protocol does.
+        if path == "/initialize" {
+            let session = format!("{}-{}", state.name, state.seen.borrow().len());
+            let session = HeaderValue::try_from(session).unwrap();
+            response.headers_mut().insert("mcp-session-id", session);
+        }
         response
     }
 }
