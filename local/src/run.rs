@@ -125,7 +125,7 @@ async fn serve(
         Rc::clone(&gateway),
         ServerOptions {
             max_connections: options.limits.max_connections,
-            ..ServerOptions::default()
+            ..::activator::server_options()
         },
         shutdown.clone(),
     ));

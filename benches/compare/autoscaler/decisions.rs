@@ -2,9 +2,10 @@
 //! revision's data weighs.
 
 use autoscaler::collection::Collection;
-use autoscaler::decider::{Decider, Supply};
+use autoscaler::decider::Decider;
 use autoscaler::pod_autoscaler::Reachability;
 use autoscaler::pods::PodCounts;
+use autoscaler::pods::Supply;
 use autoscaler::spec::{Settings, Source};
 use benches::process::{own_rss_bytes, thread_cpu_us};
 use benches::report::{Bar, Curve, Report, Row};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use benches::awake::KeepAwake;
 use benches::fleet::Fleet;
 use benches::pods::Idle;
+use benches::process::Cpu;
 use benches::report::{Bar, Curve, Report, Row};
 use benches::sample::Spread;
 use tokio::time::Instant;
@@ -15,8 +16,11 @@ use super::running::Running;
 
 pub(super) const CASE: &str = "fleet";
 
-/// How long is measured, each time.
+/// How long CPU in cores is measured.
 const DURATION: Duration = Duration::from_secs(30);
+/// How long the rate of a busy core is measured, each of so many times: the median is judged.
+const ROUND: Duration = Duration::from_secs(5);
+const ROUNDS: usize = 9;
 /// Between two measurements.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Cost per revision may grow by so much from a thousand to ten thousand: linear, and caches.
@@ -25,18 +29,25 @@ const LINEAR: f64 = 1.3;
 /// What one run found.
 struct Measured {
     cores: f64,
-    us_per_scrape: f64,
+    per_scrape: Cpu,
     /// The same while cores never sleep: what a core costs that is busy all the time, as it is at the
     /// rate that is judged by it. Falling asleep and waking is none of that.
-    busy_us_per_scrape: f64,
+    busy_us_per_scrape: Vec<f64>,
     rss_mib: f64,
     /// Scrapes that should have been made and were not.
     missed: f64,
 }
 
-/// CPU and scrapes of one measurement.
+/// What a process and its pods have counted at a time.
+struct Mark {
+    scrapes: Vec<u32>,
+    cpu: Cpu,
+    at: Instant,
+}
+
+/// CPU and scrapes between two marks.
 struct Window {
-    spent_us: f64,
+    spent: Cpu,
     seconds: f64,
     scrapes: u32,
     missed: u32,
@@ -64,7 +75,9 @@ pub(super) async fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()
             case: format!("{case}: {:.3} cores", measured.cores),
             subject: "pilotlight".to_owned(),
             requests: active as u64 * DURATION.as_secs(),
-            cpu_us_per_request: Some(measured.us_per_scrape),
+            cpu_us_per_request: Some(measured.per_scrape.total_us),
+            user_us: Some(measured.per_scrape.user_us),
+            system_us: Some(measured.per_scrape.system_us),
             rss_mib: Some(measured.rss_mib),
             ..Row::default()
         });
@@ -95,7 +108,12 @@ fn judge(report: &mut Report, case: &str, measured: &Measured) {
     at_most("cores", measured.cores, 0.3);
     at_most("resident MiB", measured.rss_mib, 200.0);
     at_most("scrapes missed", measured.missed, 0.0);
-    let rate = Spread::of(&[1e6 / measured.busy_us_per_scrape]);
+    let rates: Vec<_> = measured
+        .busy_us_per_scrape
+        .iter()
+        .map(|us| 1e6 / us)
+        .collect();
+    let rate = Spread::of(&rates);
     let name = format!("{case}: scrapes/s per core, decisions included");
     report.bars.push(Bar::at_least(&name, rate, 40_000.0));
 }
@@ -108,44 +126,59 @@ async fn measure(bench: &Bench, active: usize, namespaces: usize) -> anyhow::Res
         scraped: true,
     };
     let running = Running::start(bench, fleet, Idle::Spin).await?;
-    let usual = window(&running).await?;
+    let started = mark(&running)?;
+    tokio::time::sleep(DURATION).await;
+    let usual = started.until(&mark(&running)?);
     let rss_mib = running.process.rss_mib()?;
     let awake = KeepAwake::start();
     tokio::time::sleep(PAUSE).await;
-    let busy = window(&running).await?;
+    let mut marks = vec![mark(&running)?];
+    for _ in 0..ROUNDS {
+        tokio::time::sleep(ROUND).await;
+        marks.push(mark(&running)?);
+    }
     drop(awake);
+    let rounds = marks.windows(2).map(|pair| pair[0].until(&pair[1]));
+    let all = marks[0].until(&marks[ROUNDS]);
     Ok(Measured {
-        cores: usual.spent_us / 1e6 / usual.seconds,
-        us_per_scrape: usual.spent_us / f64::from(usual.scrapes),
-        busy_us_per_scrape: busy.spent_us / f64::from(busy.scrapes),
+        cores: usual.spent.total_us / 1e6 / usual.seconds,
+        per_scrape: usual.per_scrape(),
+        busy_us_per_scrape: rounds.map(|round| round.per_scrape().total_us).collect(),
         rss_mib,
-        missed: f64::from(usual.missed + busy.missed),
+        missed: f64::from(usual.missed + all.missed),
     })
 }
 
-async fn window(running: &Running) -> anyhow::Result<Window> {
-    let (before, cpu, start) = (
-        running.pods.scrapes(),
-        running.process.cpu()?,
-        Instant::now(),
-    );
-    tokio::time::sleep(DURATION).await;
-    let (after, seconds) = (
-        running.pods.scrapes(),
-        (Instant::now() - start).as_secs_f64(),
-    );
-    let spent_us = running.process.cpu()?.since(cpu).total_us;
-    let made = before
-        .iter()
-        .zip(&after)
-        .map(|(before, after)| after - before);
-    // A period that begins just after one scrape and ends just before another holds one fewer.
-    let expected = seconds.floor() as u32 - 1;
-    let missed = made.clone().map(|made| expected.saturating_sub(made)).sum();
-    Ok(Window {
-        spent_us,
-        seconds,
-        scrapes: made.sum(),
-        missed,
+fn mark(running: &Running) -> anyhow::Result<Mark> {
+    Ok(Mark {
+        scrapes: running.pods.scrapes(),
+        cpu: running.process.cpu()?,
+        at: Instant::now(),
     })
+}
+
+// === impl Mark ===
+
+impl Mark {
+    fn until(&self, later: &Self) -> Window {
+        let seconds = (later.at - self.at).as_secs_f64();
+        let pods = self.scrapes.iter().zip(&later.scrapes);
+        let made = pods.map(|(before, after)| after - before);
+        // A period that begins just after one scrape and ends just before another holds one fewer.
+        let expected = seconds.floor() as u32 - 1;
+        Window {
+            spent: later.cpu.since(self.cpu),
+            seconds,
+            scrapes: made.clone().sum(),
+            missed: made.map(|made| expected.saturating_sub(made)).sum(),
+        }
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    fn per_scrape(&self) -> Cpu {
+        self.spent.per(self.scrapes.into())
+    }
 }

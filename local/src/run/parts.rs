@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::activator::Activator;
 use prometheus_client::registry::Registry;
-use serving::server::{self, Listener, ServerOptions, Shutdown};
+use serving::server::{self, Listener, Shutdown};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +100,7 @@ impl Parts {
         tasks.spawn_local(server::serve(
             vec![Listener::plain(own)],
             Rc::new(activator.clone()),
-            ServerOptions::default(),
+            ::activator::server_options(),
             activator_shutdown.clone(),
         ));
 
@@ -136,7 +136,7 @@ impl Parts {
         let acting = Rc::clone(&cluster);
         tasks.spawn_local(async move {
             while let Some(batch) = actions_received.recv().await {
-                for action in batch {
+                for action in batch.actions {
                     acting.act(action);
                 }
             }
