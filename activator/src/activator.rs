@@ -1,14 +1,17 @@
 //! The request path: probes answered here, everything else held until there is a slot, then proxied.
 //!
-//! One [`Activator`] per thread; its clones share. It is a [`serving::server::Handler`], and can be
+//! One [`Activator`] per thread; its clones share, and those of other threads are its siblings
+//! ([`crate::threads`]). It is a [`serving::server::Handler`], and can be
 //! called by a front of the same process that has matched a request to a revision already. The
 //! order of steps is upstream's (`cmd/activator/main.go`); each step says where it differs.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::Either;
@@ -25,7 +28,7 @@ use serving::telemetry::LineWriter;
 use serving::trace::Tracer;
 use serving::upgrade::Tunnels;
 use serving::{AnchoredClock, RevisionId, names};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::affinity::Signer;
@@ -46,7 +49,7 @@ use crate::spans::Tracing;
 use crate::stat_sink::StatSink;
 use crate::stowed::SAID;
 use crate::table::{Entry, Table};
-use crate::upstreams::Upstreams;
+use crate::upstreams::{Listing, Upstreams};
 
 /// The body of every response of an activator.
 pub type ActivatorBody = Body<Option<Exchange>>;
@@ -59,22 +62,30 @@ pub struct Activator {
     shared: Rc<Shared>,
 }
 
-/// What requests and the driver share.
+/// What all threads share, with the driver.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Common {
     pub(crate) options: Options,
     pub(crate) clock: AnchoredClock,
     pub(crate) table: Table,
     pub(crate) reporter: ConcurrencyReporter,
     pub(crate) sink: Option<StatSink>,
-    pub(crate) upstreams: Upstreams,
     pub(crate) metrics: Metrics,
     pub(crate) budget: QueueBudget,
     pub(crate) notices: mpsc::Sender<Notice>,
-    pub(crate) tunnels: Tunnels,
-    pub(crate) draining: Cell<bool>,
+    pub(crate) draining: AtomicBool,
     pub(crate) request_log: RequestLogger,
     pub(crate) signer: Signer,
+    /// What the driver's thread has listed; kept up to date while there are other threads.
+    pub(crate) listed: watch::Sender<Listing>,
+}
+
+/// What the requests of one thread share: what all threads do, and its connections.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) common: Arc<Common>,
+    pub(crate) upstreams: Rc<Upstreams>,
+    pub(crate) tunnels: Tunnels,
     /// Empty while nobody wants spans.
     pub(crate) tracing: OnceCell<Tracing>,
 }
@@ -214,9 +225,9 @@ impl Activator {
         self.shared.budget.queued()
     }
 
-    /// From now on health fails, while requests are served as before.
+    /// From now on health fails, on all threads, while requests are served as before.
     pub fn drain(&self) {
-        self.shared.draining.set(true);
+        self.shared.draining.store(true, Ordering::Relaxed);
     }
 
     /// Where request log lines go; nowhere until this is called.
@@ -224,7 +235,7 @@ impl Activator {
         self.shared.request_log.write_to(output);
     }
 
-    /// Records spans from now on; with `b3` also in the headers of before Knative 1.19. Only the
+    /// Records spans of this thread's requests from now on; with `b3` also in the headers of before Knative 1.19. Only the
     /// first call counts.
     pub fn trace_to(&self, tracer: Tracer, b3: bool) {
         // Whoever calls twice has two exporters, of which one must lose.
@@ -239,7 +250,7 @@ impl Activator {
 
     /// Why this activator should get no traffic, if so.
     pub fn health(&self) -> Result<(), &'static str> {
-        if self.shared.draining.get() {
+        if self.shared.draining.load(Ordering::Relaxed) {
             return Err("received SIGTERM from kubelet");
         }
         match &self.shared.sink {
@@ -257,12 +268,11 @@ impl Activator {
         self.shared.note_error(whose, reason);
     }
 
-    #[cfg(feature = "otel")]
-    pub(crate) fn shared(&self) -> Rc<Shared> {
-        Rc::clone(&self.shared)
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
     }
 
-    /// The upgraded connections, to be awaited when draining.
+    /// The upgraded connections of this thread, to be awaited when draining.
     pub fn tunnels(&self) -> &Tunnels {
         &self.shared.tunnels
     }
@@ -281,6 +291,14 @@ impl Handler for Activator {
 }
 
 // === impl Shared ===
+
+impl Deref for Shared {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
 
 impl Shared {
     /// Counts a request in; the first after an idle period is announced to the autoscaler at once.

@@ -16,6 +16,8 @@ use crate::options::{Options, PROBE_FREQUENCY, PROBE_TIMEOUT, Secret};
 /// Upstream's default for `PROFILING_PORT`.
 const PROFILING_PORT: u16 = 8008;
 const DEFAULT_DOMAIN: &str = "cluster.local";
+/// What `PILOTLIGHT_THREADS` may be at most.
+const MAX_THREADS: usize = 64;
 
 /// What the environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Config {
     pub ingress: Option<IngressSettings>,
     /// `ACTIVATOR_TLS_*`: what the TLS port negotiates.
     pub tls: PolicySettings,
+    /// `PILOTLIGHT_THREADS`: threads that serve, 1 to 64. Default: 1, the cheapest per request.
+    pub threads: usize,
 }
 
 /// How the activator is the cluster's gateway.
@@ -178,6 +182,7 @@ impl Config {
             ),
             ingress: ingress(&mut reader),
             tls: PolicySettings::read(&mut reader, &tls::ACTIVATOR),
+            threads: threads(&mut reader),
         };
         reader.finish(config)
     }
@@ -265,6 +270,15 @@ fn count(
         reader.invalid(variable, "must not be negative");
         default
     })
+}
+
+fn threads(reader: &mut Reader<'_>) -> usize {
+    const VARIABLE: &str = "PILOTLIGHT_THREADS";
+    let threads = count(reader, VARIABLE, "Threads", 1);
+    if !(1..=MAX_THREADS).contains(&threads) {
+        reader.invalid(VARIABLE, format!("must be between 1 and {MAX_THREADS}"));
+    }
+    threads
 }
 
 /// `v1.34.0` and the like; the patch level does not matter.
@@ -373,6 +387,14 @@ mod tests {
                 "{variable}"
             );
             assert!(read(&[(variable, "-1")], None).is_err(), "{variable}");
+        }
+        assert_eq!(read(&[], None).unwrap().threads, 1);
+        for (text, threads) in [("1", 1), ("64", 64)] {
+            let config = read(&[("PILOTLIGHT_THREADS", text)], None);
+            assert_eq!(config.unwrap().threads, threads);
+        }
+        for text in ["0", "65", "-1", "two"] {
+            assert!(read(&[("PILOTLIGHT_THREADS", text)], None).is_err(), "{text}");
         }
         let max_wait = of(&[("PILOTLIGHT_MAX_WAIT", "1m30s")]).limits.max_wait;
         assert_eq!(max_wait, Some(Duration::from_secs(90)));

@@ -221,6 +221,12 @@ impl World {
         if !self.changes.is_empty() {
             self.shared.table.apply(self.changes.drain());
         }
+        let listed = &self.shared.listed;
+        if listed.receiver_count() > 0
+            && let Some(listing) = self.shared.upstreams.changed()
+        {
+            listed.send_replace(listing);
+        }
     }
 
     fn revision(&mut self, revision: Revision) {

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serving::config::Observability;
-use serving::config::observability::{PROTOCOL_GRPC, PROTOCOL_HTTP_PROTOBUF};
-use serving::environment::Environment;
+use serving::config::observability::{PROTOCOL_GRPC, PROTOCOL_HTTP_PROTOBUF, Tracing};
+use serving::environment::{Environment, ProcessEnvironment};
 use serving::http_metrics::HTTP_SCOPE;
 use serving::otlp::{
     self, Exporter, MetricSnapshot, OtlpSettings, Point, Protocol, ScopeSnapshot, Series,
@@ -46,7 +46,23 @@ fn settings(
 pub struct Export {
     metrics: Option<(Rc<Exporter>, Duration)>,
     spans: Option<SpanExport>,
+    tracing: Tracing,
     b3: bool,
+    resource: Rc<[Attribute]>,
+}
+
+/// What another thread needs to record and export the spans of its requests.
+#[derive(Clone, Debug)]
+pub struct SpanSettings {
+    tracing: Tracing,
+    b3: bool,
+    resource: Vec<Attribute>,
+}
+
+/// Spans of another thread on their way out, for the last word at the end.
+#[derive(Debug)]
+pub struct ThreadSpans {
+    spans: SpanExport,
     resource: Rc<[Attribute]>,
 }
 
@@ -92,9 +108,50 @@ impl Export {
         Ok(Some(Self {
             metrics,
             spans,
+            tracing: observability.tracing.clone(),
             b3: b3.is_some_and(|value| matches!(value.as_str(), "true" | "1")),
             resource: resource.into(),
         }))
+    }
+
+    /// What other threads need for their spans; `None` when nobody wants spans.
+    pub fn span_settings(&self) -> Option<SpanSettings> {
+        self.spans.as_ref().map(|_| SpanSettings {
+            tracing: self.tracing.clone(),
+            b3: self.b3,
+            resource: self.resource.to_vec(),
+        })
+    }
+}
+
+// === impl SpanSettings ===
+
+impl SpanSettings {
+    /// Records and exports the spans of `activator`'s requests from now on, on its thread.
+    ///
+    /// # Errors
+    /// The process lacks what it takes; the settings have been of use before.
+    pub fn start(
+        self,
+        activator: &Activator,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Option<ThreadSpans>, SpanExportError> {
+        let spans = SpanExport::configured(&ProcessEnvironment, &self.tracing)?;
+        Ok(spans.map(|spans| {
+            let resource: Rc<[Attribute]> = self.resource.into();
+            activator.trace_to(spans.tracer().clone(), self.b3);
+            tasks.spawn_local(spans.clone().run(Rc::clone(&resource)));
+            ThreadSpans { spans, resource }
+        }))
+    }
+}
+
+// === impl ThreadSpans ===
+
+impl ThreadSpans {
+    /// Exports what is left, within 10 s, while the task still runs.
+    pub async fn flush(&self) {
+        self.spans.flush(&self.resource, FLUSH_LIMIT).await;
     }
 }
 
@@ -116,7 +173,7 @@ pub fn start(activator: &Activator, export: Export, tasks: &mut JoinSet<()>) -> 
         tasks.spawn_local(spans.clone().run(Rc::clone(&export.resource)));
     }
     if let Some((exporter, interval)) = &export.metrics {
-        let shared = activator.shared();
+        let shared = Rc::clone(activator.shared());
         let read = move || snapshot(&shared);
         let resource = Rc::clone(&export.resource);
         let exporter = Rc::clone(exporter);
@@ -142,7 +199,7 @@ impl Exporting {
         } = &self.export;
         let last_metrics = async {
             if let Some((exporter, _)) = metrics {
-                let snapshot = snapshot(&self.activator.shared());
+                let snapshot = snapshot(self.activator.shared());
                 let times = (self.start, self.clock.now());
                 otlp::flush_metrics(snapshot, resource, exporter, times, FLUSH_LIMIT).await;
             }

@@ -4,7 +4,7 @@
 //! The world comes in as plain [`Update`]s on a bounded channel; requests come in through
 //! a [`serving::server`] or straight from a caller in the same process. [`new`] makes the two
 //! halves: an [`Activator`] that answers requests and a [`Driver`] that keeps its picture of the
-//! world. Both belong to one `LocalRuntime`. Nothing in the default parts knows Kubernetes; the
+//! world. Both belong to one `LocalRuntime`; [`threads`] has others serve with them. Nothing in the default parts knows Kubernetes; the
 //! watches live behind the feature `kubernetes`.
 //!
 //! # Where this differs from upstream on purpose
@@ -69,19 +69,21 @@ mod spans;
 pub mod stat_sink;
 mod stowed;
 pub mod table;
+pub mod threads;
 pub mod trackers;
 mod upstreams;
 pub mod world;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use prometheus_client::registry::Registry;
 use serving::AnchoredClock;
-use serving::pool::UpstreamOptions;
 use serving::server::ServerOptions;
 use serving::upgrade::Tunnels;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use crate::activator::{Activator, ActivatorBody};
 pub use crate::driver::Driver;
@@ -113,26 +115,25 @@ pub fn new(
         .as_ref()
         .map(stat_sink::stat_sink)
         .unzip();
-    let upstream_options = UpstreamOptions {
-        max_idle: options.max_idle_connections_per_destination,
-        max_silence: Some(options.max_silence),
-        ..UpstreamOptions::default()
-    };
-    let shared = Rc::new(activator::Shared {
+    let common = activator::Common {
         clock: AnchoredClock::new(),
         table: table::Table::default(),
         reporter: concurrency_reporter::ConcurrencyReporter::new(),
         sink,
-        upstreams: upstreams::Upstreams::new(upstream_options, options.internal_tls.clone()),
         metrics: metrics::Metrics::register(registry),
         budget: queue_budget::QueueBudget::new(options.limits),
         notices,
-        tunnels: Tunnels::new(),
-        draining: Cell::new(false),
+        draining: AtomicBool::new(false),
         request_log: request_log::RequestLogger::default(),
-        tracing: OnceCell::new(),
         signer: affinity::Signer::new(options.affinity_secret.bytes()),
+        listed: watch::Sender::default(),
         options,
+    };
+    let shared = Rc::new(activator::Shared {
+        upstreams: Rc::new(upstreams::Upstreams::new(&common.options, None)),
+        common: Arc::new(common),
+        tunnels: Tunnels::new(),
+        tracing: OnceCell::new(),
     });
     let driver = Driver::new(Rc::clone(&shared), updates, notices_received, connection);
     (Activator::new(shared), driver)

@@ -43,6 +43,7 @@ Needs POD_NAME, POD_IP and SYSTEM_NAMESPACE in its environment. Settings of its 
                                       (default: activator-ingress)
   PILOTLIGHT_INGRESS_PRIVATE_SERVICE  the Service in front of 8081
                                       (default: activator-ingress-internal)
+  PILOTLIGHT_THREADS                  threads that serve, 1 to 64 (default: 1)
   PILOTLIGHT_HELD_HEADER              whether responses to held requests say for how long
                                       (default: false)
 

@@ -5,11 +5,11 @@
 //! activator; without that, or without a template, nothing is collected. Upstream:
 //! `pkg/http/request_log.go`, with the activator's choice of inputs in `cmd/activator/request_log.go`.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body::Body;
 use serving::header;
@@ -33,15 +33,15 @@ pub enum TemplateRefused {
 /// The template in use and the way out.
 #[derive(Debug, Default)]
 pub(crate) struct RequestLogger {
-    template: RefCell<Option<Rc<RequestLog>>>,
-    output: RefCell<Option<LineWriter>>,
+    template: ArcSwapOption<RequestLog>,
+    output: ArcSwapOption<LineWriter>,
 }
 
 /// A line in the making: the request as it came in.
 #[derive(Debug)]
 pub(crate) struct Line {
-    template: Rc<RequestLog>,
-    output: LineWriter,
+    template: Arc<RequestLog>,
+    output: Arc<LineWriter>,
     method: Method,
     uri: String,
     headers: HeaderMap,
@@ -56,19 +56,19 @@ pub(crate) struct Line {
 
 impl RequestLogger {
     pub(crate) fn write_to(&self, output: LineWriter) {
-        self.output.replace(Some(output));
+        self.output.store(Some(Arc::new(output)));
     }
 
     pub(crate) fn set_template(&self, template: Option<&str>) -> Result<(), TemplateRefused> {
         let compiled = match template {
             None => None,
             Some(text) => match RequestLog::compile(text) {
-                Ok(Some(compiled)) => Some(Rc::new(compiled)),
+                Ok(Some(compiled)) => Some(Arc::new(compiled)),
                 Ok(None) => return Err(TemplateRefused::Empty),
                 Err(error) => return Err(TemplateRefused::Invalid(error)),
             },
         };
-        self.template.replace(compiled);
+        self.template.store(compiled);
         Ok(())
     }
 
@@ -78,8 +78,8 @@ impl RequestLogger {
         request: &Request<B>,
         connection: &Connection,
     ) -> Option<Box<Line>> {
-        let template = self.template.borrow().clone()?;
-        let output = self.output.borrow().clone()?;
+        let template = self.template.load_full()?;
+        let output = self.output.load_full()?;
         let (uri, headers) = (request.uri(), request.headers());
         let target = match uri.path_and_query() {
             // HTTP/2 has no authority in its path; an absolute form keeps it.

@@ -26,6 +26,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +111,12 @@ pub struct Listener {
     tls: Option<TlsAcceptor>,
 }
 
+/// A [`Listener`] on its way to another thread.
+pub struct DetachedListener {
+    socket: std::net::TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
 /// What the connections of one server share.
 struct Server<H> {
     handler: Rc<H>,
@@ -180,6 +187,28 @@ impl Listener {
             tls: Some(acceptor),
         }
     }
+
+    /// A second listener of the same socket for a server on another thread: each connection is
+    /// accepted by whichever comes first.
+    ///
+    /// # Errors
+    /// The process has too many files open.
+    pub fn detached(&self) -> io::Result<DetachedListener> {
+        let socket = self.socket.as_fd().try_clone_to_owned()?;
+        Ok(DetachedListener {
+            socket: socket.into(),
+            tls: self.tls.clone(),
+        })
+    }
+}
+
+impl fmt::Debug for DetachedListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DetachedListener")
+            .field("socket", &self.socket)
+            .field("tls", &self.tls.is_some())
+            .finish()
+    }
 }
 
 impl fmt::Debug for Listener {
@@ -188,6 +217,21 @@ impl fmt::Debug for Listener {
             .field("socket", &self.socket)
             .field("tls", &self.tls.is_some())
             .finish()
+    }
+}
+
+// === impl DetachedListener ===
+
+impl DetachedListener {
+    /// The listener of this thread, which must run a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// The runtime cannot take the socket.
+    pub fn attach(self) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: TcpListener::from_std(self.socket)?,
+            tls: self.tls,
+        })
     }
 }
 

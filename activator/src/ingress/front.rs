@@ -3,7 +3,8 @@
 //! Requests for revisions go through this activator's own queue, are counted and say so
 //! (`K-Proxy-Request`); all others go straight to the Service's addresses and do not. Nothing is
 //! retried and nothing times out here: a revision's timeouts belong to its queue. The watches
-//! replace the routes as a whole; a request that was matched before keeps its way.
+//! replace the routes as a whole, for all threads at once; a request that was matched before keeps
+//! its way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as http_header,
 };
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serving::body::Body;
@@ -24,6 +26,7 @@ use serving::pool::{Upstream, UpstreamOptions};
 use serving::server::{Connection, Handler};
 use serving::upgrade::Lifetime;
 use serving::{header, names as header_names};
+use tokio::sync::watch;
 
 use super::names::{self, Lookup, Names};
 use super::rewrite::{add_cookie, name_revision, say_scheme, set_host, set_protocol};
@@ -57,22 +60,37 @@ pub struct Certificates {
     by_name: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
 }
 
-/// Routes that can be replaced, and what keeps connections. Clones share; one per thread.
+/// Routes that can be replaced, and what keeps connections. Clones share; one per thread, those of
+/// other threads are its siblings.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     shared: Rc<Shared>,
 }
 
+/// A [`Gateway`] on its way to another thread.
+#[derive(Clone, Debug)]
+pub struct Sibling {
+    common: Arc<Common>,
+}
+
+/// What all threads share.
+#[derive(Debug)]
+struct Common {
+    routing: ArcSwap<Routing>,
+    /// Says to the other threads that the routing was replaced.
+    replaced: watch::Sender<()>,
+    /// The parts of splits that MCP sessions belong to.
+    sessions: Mutex<McpSessions<u64>>,
+}
+
 #[derive(Debug)]
 struct Shared {
     activator: Activator,
-    routing: RefCell<Rc<Routing>>,
+    common: Arc<Common>,
     upstreams: RefCell<HashMap<SocketAddr, Rc<Upstream>>>,
     names: Rc<Names>,
     random: RefCell<fastrand::Rng>,
     next: Cell<usize>,
-    /// The parts of splits that MCP sessions belong to.
-    sessions: RefCell<McpSessions<u64>>,
 }
 
 /// A request's session, as far as splits are concerned.
@@ -124,22 +142,46 @@ impl Gateway {
 
     /// As [`Self::new`], with another way to find the addresses of names.
     pub(crate) fn with_lookup(activator: Activator, seed: u64, lookup: Lookup) -> Self {
+        let common = Common {
+            routing: ArcSwap::default(),
+            replaced: watch::Sender::default(),
+            sessions: Mutex::new(McpSessions::new(MAX_SPLIT_SESSIONS)),
+        };
+        Self::of(activator, Arc::new(common), seed, lookup)
+    }
+
+    fn of(activator: Activator, common: Arc<Common>, seed: u64, lookup: Lookup) -> Self {
         let shared = Shared {
             activator,
-            routing: RefCell::default(),
+            common,
             upstreams: RefCell::default(),
             names: Names::new(lookup),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             next: Cell::new(0),
-            sessions: RefCell::new(McpSessions::new(MAX_SPLIT_SESSIONS)),
         };
         Self {
             shared: Rc::new(shared),
         }
     }
 
-    /// Serves this from now on; connections to addresses that are gone are closed.
+    /// Serves this from now on, on all threads; connections to addresses that are gone are closed.
     pub fn replace(&self, routing: Routing) {
+        let common = &self.shared.common;
+        common.routing.store(Arc::new(routing));
+        self.close_unrouted();
+        common.replaced.send_replace(());
+    }
+
+    /// One for another thread that serves the same.
+    pub fn sibling(&self) -> Sibling {
+        Sibling {
+            common: Arc::clone(&self.shared.common),
+        }
+    }
+
+    /// Closes this thread's connections to addresses to which nothing leads any more.
+    fn close_unrouted(&self) {
+        let routing = self.routing();
         let mut routed = HashSet::new();
         let mut listed: HashSet<SocketAddr> = routing
             .destinations
@@ -163,12 +205,11 @@ impl Gateway {
             }
             stays
         });
-        *self.shared.routing.borrow_mut() = Rc::new(routing);
     }
 
     /// What is served.
-    pub fn routing(&self) -> Rc<Routing> {
-        Rc::clone(&self.shared.routing.borrow())
+    pub fn routing(&self) -> Arc<Routing> {
+        self.shared.common.routing.load_full()
     }
 
     /// The handler of an entry: that for the cluster, or that for the world.
@@ -177,6 +218,27 @@ impl Gateway {
             gateway: self.clone(),
             local,
         }
+    }
+}
+
+// === impl Sibling ===
+
+impl Sibling {
+    /// The gateway of this thread, before its activator. Must be called on a `LocalRuntime` or in a
+    /// `LocalSet`, where a task of it closes connections to addresses that are gone.
+    pub fn gateway(self, activator: Activator, seed: u64) -> Gateway {
+        let mut replaced = self.common.replaced.subscribe();
+        let gateway = Gateway::of(activator, self.common, seed, names::system());
+        // It must not keep alive what it waits for the end of.
+        let weak = Rc::downgrade(&gateway.shared);
+        tokio::task::spawn_local(async move {
+            while replaced.changed().await.is_ok()
+                && let Some(shared) = weak.upgrade()
+            {
+                Gateway { shared }.close_unrouted();
+            }
+        });
+        gateway
     }
 }
 
@@ -214,7 +276,7 @@ impl Shared {
                 let is_mcp = *affinity == Affinity::Mcp;
                 let part = known
                     .filter(|_| is_mcp)
-                    .and_then(|key| self.sessions.borrow().place(key));
+                    .and_then(|key| self.common.sessions.lock().place(key));
                 (known.unwrap_or_else(|| random.u64(..)), part, None)
             }
         };
@@ -232,7 +294,8 @@ impl Shared {
         if session.is_mcp
             && let Some(key) = mcp_key(headers)
         {
-            self.sessions.borrow_mut().learn(key, session.chosen);
+            let mut sessions = self.common.sessions.lock();
+            sessions.learn(key, session.chosen);
         }
     }
 
@@ -262,6 +325,18 @@ impl Session {
 }
 
 // === impl Front ===
+
+impl Front {
+    /// What it is an entry of.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Whether it is the entry for the cluster.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+}
 
 impl Handler for Front {
     type Guard = Option<Exchange>;

@@ -34,6 +34,7 @@ use super::certificates;
 use super::config_maps::{self, Configuration, Followed};
 use super::ingress::IngressOptions;
 use super::watches::{Watches, may_list_endpoint_slices};
+use super::workers::{SpanSettings, Workers};
 use crate::config::{Config, Ports, parse_version};
 use crate::ingress::front::{Certificates, Front, Gateway};
 use crate::internal_tls::InternalTlsError;
@@ -89,6 +90,9 @@ pub enum StartError {
     /// The watches ended before everything was listed.
     #[error("watches ended")]
     Watches,
+    /// A further thread cannot be started (`PILOTLIGHT_THREADS`).
+    #[error("cannot start a thread to serve")]
+    Thread(#[source] io::Error),
 }
 
 /// What is pushed; nothing without the feature.
@@ -110,6 +114,8 @@ struct Started {
     listeners: Vec<Listener>,
     entries: Vec<(Front, Vec<Listener>)>,
     exporting: Exporting,
+    /// Those of further threads.
+    spans: Option<SpanSettings>,
 }
 
 /// Serves scrapes.
@@ -173,7 +179,7 @@ pub async fn run(
     outputs: (LineWriter, LogLevel, Exports),
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let drain = config.options.drain;
+    let (drain, threads) = (config.options.drain, config.threads);
     let mut tasks = JoinSet::new();
     let started = Box::pin(start(config, configuration, client, outputs, &mut tasks));
     let Some(started) = unless_stopped(&stop, started).await? else {
@@ -185,8 +191,18 @@ pub async fn run(
         listeners,
         entries,
         exporting,
+        spans,
     } = started;
+    let mut workers = Workers::default();
+    for _ in 1..threads {
+        let serving = (&listeners[..], &entries[..]);
+        let ended = (drain, stop.clone());
+        workers
+            .start(&activator, serving, spans.clone(), ended)
+            .map_err(StartError::Thread)?;
+    }
     serve(&activator, listeners, entries, drain, stop.cancelled()).await;
+    workers.ended().await;
     #[cfg(feature = "otel")]
     if let Some(exporting) = exporting {
         exporting.flush().await;
@@ -235,6 +251,10 @@ async fn start(
     activator.log_requests_to(log);
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
+    #[cfg(feature = "otel")]
+    let spans = export.as_ref().and_then(crate::export::Export::span_settings);
+    #[cfg(not(feature = "otel"))]
+    let spans = None;
     #[cfg(feature = "otel")]
     let exporting = export.map(|export| crate::export::start(&activator, export, tasks));
     #[cfg(not(feature = "otel"))]
@@ -303,6 +323,7 @@ async fn start(
         listeners,
         entries,
         exporting,
+        spans,
     })
 }
 
