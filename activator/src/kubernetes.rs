@@ -14,4 +14,4 @@ mod interner;
 pub mod objects;
 pub mod process;
 pub mod watches;
-mod workers;
+pub(crate) mod workers;

@@ -19,8 +19,11 @@ mod scrape;
 mod sharing;
 mod stats;
 mod streams;
+mod threads;
 mod tls;
 mod traces;
+#[cfg(feature = "kubernetes")]
+mod workers;
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -43,7 +43,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         ..Report::default()
     };
     report.circumstances.push(format!(
-        "{} alternated rounds, {} requests each; the shipped binary with one thread, an API server \
+        "{} alternated rounds, {} requests each; the shipped binary, with one thread where nothing else is said, an API server \
          and clients of another process, one nginx behind every proxy",
         options.rounds, options.requests
     ));
@@ -80,6 +80,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     let report = &mut report;
     let done = cpu::run(&bench, report).await;
     note(report, "cpu and memory", done);
+    let done = threads::cost(&bench, report).await;
+    note(report, "cpu with two threads", done);
     let done = known::run(&bench, report).await;
     note(report, "known revisions", done);
     let done = ready::run(&bench, report).await;

@@ -142,6 +142,20 @@ impl Process {
         cpu_of(self.pid()).with_context(|| format!("{} is gone", self.name))
     }
 
+    /// Time on a processor of each living thread by its name, in microseconds.
+    ///
+    /// # Errors
+    /// When the process is gone, or where the kernel keeps no such account.
+    pub fn cpu_of_threads(&self) -> anyhow::Result<Vec<(String, f64)>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()))?;
+        let of = |task: std::fs::DirEntry| -> anyhow::Result<(String, f64)> {
+            let name = std::fs::read_to_string(task.path().join("comm"))?;
+            let spent = on_cpu_of_task(&task.path()).context("the kernel keeps no account")?;
+            Ok((name.trim_end().to_owned(), spent))
+        };
+        tasks.map(|task| of(task?)).collect()
+    }
+
     /// Resident memory now, in MiB.
     ///
     /// # Errors
@@ -212,9 +226,7 @@ fn cpu_of(pid: u32) -> anyhow::Result<Cpu> {
 /// # Errors
 /// Where the kernel keeps no such account.
 pub fn thread_cpu_us() -> anyhow::Result<f64> {
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanos = schedstat.split_whitespace().next();
-    Ok(nanos.context("schedstat is empty")?.parse::<f64>()? / 1e3)
+    on_cpu_of_task(Path::new("/proc/thread-self")).context("the kernel keeps no account")
 }
 
 /// Resident memory of this process, in bytes.
@@ -227,14 +239,20 @@ pub fn own_rss_bytes() -> anyhow::Result<f64> {
 
 /// Time on a processor of all living threads; `None` where the kernel keeps no such account.
 fn on_cpu_us(pid: u32) -> Option<f64> {
-    let mut nanos = 0.0;
+    let mut micros = 0.0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))
         .ok()?
         .flatten()
     {
-        let schedstat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        nanos += schedstat.split_whitespace().next()?.parse::<f64>().ok()?;
+        micros += on_cpu_of_task(&task.path())?;
     }
+    Some(micros)
+}
+
+/// Time on a processor of one thread, by its folder; `None` where the kernel keeps no such account.
+fn on_cpu_of_task(task: &Path) -> Option<f64> {
+    let schedstat = std::fs::read_to_string(task.join("schedstat")).ok()?;
+    let nanos = schedstat.split_whitespace().next()?.parse::<f64>().ok()?;
     Some(nanos / 1e3)
 }
 

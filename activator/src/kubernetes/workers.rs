@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::process::serve;
 use crate::Activator;
 #[cfg(feature = "otel")]
-pub(super) use crate::export::SpanSettings;
+pub(crate) use crate::export::SpanSettings;
 use crate::ingress::front::{self, Front};
 use crate::threads::Sibling;
 
 /// Nothing is recorded without the feature.
 #[cfg(not(feature = "otel"))]
-pub(super) type SpanSettings = std::convert::Infallible;
+pub(crate) type SpanSettings = std::convert::Infallible;
 
 /// What a thread serves with.
 struct Worker {
@@ -39,7 +39,7 @@ struct Worker {
 
 /// The threads that were started.
 #[derive(Debug, Default)]
-pub(super) struct Workers {
+pub(crate) struct Workers {
     running: Vec<oneshot::Receiver<()>>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Workers {
 impl Workers {
     /// Starts one more. It serves what `activator` serves, on these sockets, until it has drained
     /// after `stop`.
-    pub(super) fn start(
+    pub(crate) fn start(
         &mut self,
         activator: &Activator,
         (listeners, entries): (&[Listener], &[(Front, Vec<Listener>)]),
@@ -85,7 +85,7 @@ impl Workers {
     }
 
     /// Waits until all have ended.
-    pub(super) async fn ended(self) {
+    pub(crate) async fn ended(self) {
         join_all(self.running).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Whether revisions get in each other's way: choosing a pod and admitting to it on two threads
-//! beside one.
+//! What a second thread costs and brings: CPU per request of the program, and whether revisions get
+//! in each other's way when a pod is chosen and a request admitted to it.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -12,15 +12,28 @@ use activator::Limits;
 use activator::revision_throttler::{QueueBudget, RevisionThrottler};
 use activator::trackers::Usable;
 use anyhow::bail;
+use benches::load::closed_loop_of;
+use benches::peers::Server;
+use benches::process::Cpu;
 use benches::report::{Bar, Report, Row};
+use benches::revisions::Revision;
 use benches::sample::Spread;
 use serving::RevisionId;
 use tokio::time::Instant;
 
-use super::OURS;
+use super::running::{Running, request};
+use super::{Bench, OURS};
 use crate::Options;
 
 const CASE: &str = "pick and admit";
+const COST: &str = "cpu, threads";
+const CONNECTIONS: usize = 64;
+const REVISIONS: usize = 8;
+const BOUND: Duration = Duration::from_secs(120);
+/// Of the work, the part that the thread with less to do must have.
+const LEAST_SHARE: f64 = 0.2;
+/// Where there are as many, wall-clock scaling is told.
+const SCALING_CORES: usize = 6;
 const ROUND: Duration = Duration::from_millis(500);
 const PODS: u8 = 10;
 /// Two threads that share nothing must do so many times the work of one, or the machine has no second
@@ -63,12 +76,129 @@ pub(super) fn run(options: &Options, report: &mut Report) -> anyhow::Result<()> 
         Bar::at_least(&bar, ratio, 1.7)
     };
     report.bars.push(bar);
-    report.bars.push(Bar::unmeasured(
-        "CPU per request with two threads by one's",
-        1.15,
-        "the program has one thread; several activators share pods",
+    Ok(())
+}
+
+/// CPU per request of the program with two threads, beside that with one.
+pub(super) async fn cost(bench: &Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    if !bench.options.wants(COST) {
+        return Ok(());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // Fewer would tell more of the load than of the program.
+    let scales = cores >= SCALING_CORES;
+    let (mut cpu, mut rates) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let mut shares = Vec::new();
+    for round in 0..bench.options.rounds as usize {
+        for turn in 0..2 {
+            let at = (round + turn) % 2;
+            let ran = with_threads(bench, at + 1).await?;
+            cpu[at].push(ran.cpu);
+            rates[at].push(ran.rate);
+            if at == 1 {
+                shares.push(ran.least_share);
+            }
+        }
+    }
+    for (threads, cpu) in (1..).zip(&cpu) {
+        let median = |figure: fn(&Cpu) -> f64| {
+            let all: Vec<f64> = cpu.iter().map(figure).collect();
+            Spread::of(&all).map(|spread| spread.median)
+        };
+        report.rows.push(Row {
+            case: format!("{COST}, {threads}"),
+            subject: OURS.to_owned(),
+            requests: bench.options.requests,
+            cpu_us_per_request: median(|cpu| cpu.total_us),
+            user_us: median(|cpu| cpu.user_us),
+            system_us: median(|cpu| cpu.system_us),
+            ..Row::default()
+        });
+    }
+    let totals = |at: usize| -> Vec<f64> { cpu[at].iter().map(|cpu| cpu.total_us).collect() };
+    let bar = format!("{COST}: per request with two by one's");
+    let ratio = Spread::of_ratios(&totals(1), &totals(0));
+    let share = Spread::of(&shares).map_or(0.0, |spread| spread.median);
+    // A thread that does next to nothing would prove nothing.
+    report.bars.push(if share < LEAST_SHARE {
+        let why = format!("one of the two threads did {:.0} % of the work", share * 100.0);
+        Bar::unmeasured(&bar, 1.15, &why)
+    } else {
+        Bar::at_most(&bar, ratio, 1.15)
+    });
+    let scaling = if scales {
+        let median = Spread::of_ratios(&rates[1], &rates[0]).map_or(0.0, |spread| spread.median);
+        format!("requests a second are {median:.2} times those of one")
+    } else {
+        format!("requests a second are not compared on {cores} cores, of which load and pods need some")
+    };
+    report.circumstances.push(format!(
+        "{COST}: {REVISIONS} revisions; of two threads the one with less to do had {:.0} % of the \
+         work; {scaling}",
+        share * 100.0
     ));
     Ok(())
+}
+
+/// One round of the program with so many threads.
+struct Ran {
+    cpu: Cpu,
+    /// Requests a second.
+    rate: f64,
+    /// Of the work, that of the thread with the least.
+    least_share: f64,
+}
+
+async fn with_threads(bench: &Bench<'_>, threads: usize) -> anyhow::Result<Ran> {
+    let pods = vec![bench.pods.address];
+    let revision = Revision {
+        pods,
+        ..Revision::default()
+    };
+    let revisions = vec![revision; REVISIONS];
+    let count = threads.to_string();
+    let extra = [("PILOTLIGHT_THREADS", count.as_str())];
+    let running = Running::start(&bench.program, &revisions, &extra).await?;
+    let server = &running.server;
+    load(server, bench.options.requests / 10).await?;
+    let (before, of_threads) = (server.process.cpu()?, server.process.cpu_of_threads()?);
+    let start = Instant::now();
+    let ok = load(server, bench.options.requests).await?;
+    let took = start.elapsed();
+    let spent = server.process.cpu()?.since(before);
+    let after = server.process.cpu_of_threads()?;
+    let spent_by = |thread: &str| {
+        let of = |all: &[(String, f64)]| -> f64 {
+            let named = all.iter().filter(|(name, _)| name == thread);
+            named.map(|(_, spent)| spent).sum()
+        };
+        of(&after) - of(&of_threads)
+    };
+    // The first thread is called as the program is.
+    let second = spent_by("serve-2");
+    let share = second / spent.total_us;
+    Ok(Ran {
+        cpu: spent.per(ok),
+        rate: ok as f64 / took.as_secs_f64(),
+        least_share: share.min(1.0 - share),
+    })
+}
+
+/// Requests to all revisions at once.
+async fn load(server: &Server, requests: u64) -> anyhow::Result<u64> {
+    let each = requests / REVISIONS as u64;
+    let loops = (0..REVISIONS).map(|index| {
+        let connections = CONNECTIONS / REVISIONS;
+        closed_loop_of(request(index), server.address, connections, each, BOUND)
+    });
+    let mut ok = 0;
+    for done in futures_util::future::try_join_all(loops).await? {
+        if done.other > 0 {
+            bail!("{} answers were not 200", done.other);
+        }
+        ok += done.ok;
+    }
+    Ok(ok)
 }
 
 /// Operations per second of all threads, each with a revision of its own as requests have that come
