@@ -2,9 +2,9 @@
 //!
 //! Pure. The choice needs no state: of all pods with room a session takes the one with the highest
 //! score, so a pod that comes or goes moves only its own sessions, and all activators that see the
-//! same pods choose the same. Of a split the cookie remembers the part that the client was given.
-//! MCP is the exception, for there the app makes the session: what its responses said is remembered,
-//! within bounds. Upstream has nothing of the kind (knative/serving#8160).
+//! same pods choose the same. Of a split the client remembers the part that it was given: in the
+//! cookie, or in the name of its MCP session. Pods are the exception with MCP, for there the app makes
+//! the session: what its responses said is remembered, within bounds. Upstream has nothing of the kind (knative/serving#8160).
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,8 +20,10 @@ const COOKIE: &str = "pilotlight-session";
 static MCP_SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// MCP sessions that are remembered for one revision; the oldest are forgotten first.
 pub const MAX_SESSIONS: usize = 10_000;
-/// The same for all splits of a gateway.
-pub const MAX_SPLIT_SESSIONS: usize = 50_000;
+/// Between an MCP session's name and the part of a split that it belongs to.
+const PART: &str = ".pilotlight-";
+/// A part, in hexadecimal.
+const PART_LENGTH: usize = 16;
 /// A pod without a limit may have so many percent of the average before a session goes elsewhere.
 const LOAD_PERCENT: usize = 125;
 /// So many requests a pod without a limit may have whatever the average, or the few requests that
@@ -109,6 +111,44 @@ impl Affinity {
 /// The key of the MCP session that a request or a response names.
 pub fn mcp_key(headers: &HeaderMap) -> Option<u64> {
     named(headers, &MCP_SESSION)
+}
+
+/// Adds the part of a split to the name of the MCP session that a response says, if it says one: any
+/// gateway reads there where the session belongs, and clients take the name for one that means
+/// nothing.
+pub fn mark_mcp(headers: &mut HeaderMap, part: u64) {
+    let Some(name) = headers.get(&MCP_SESSION).filter(|name| !name.is_empty()) else {
+        return;
+    };
+    let marked = [name.as_bytes(), format!("{PART}{part:016x}").as_bytes()].concat();
+    // What is added can be sent; so can the rest, which was.
+    if let Ok(marked) = HeaderValue::from_bytes(&marked) {
+        headers.insert(&MCP_SESSION, marked);
+    }
+}
+
+/// The part that a request's MCP session belongs to, if a gateway of ours has added one.
+pub fn mcp_part(headers: &HeaderMap) -> Option<u64> {
+    marked_mcp(headers).map(|(_, part)| part)
+}
+
+/// Makes the name of a request's MCP session the one that the app gave it.
+pub fn unmark_mcp(headers: &mut HeaderMap) {
+    let name = marked_mcp(headers).and_then(|(name, _)| HeaderValue::from_bytes(name).ok());
+    if let Some(name) = name {
+        headers.insert(&MCP_SESSION, name);
+    }
+}
+
+/// The app's name of the session, and the part.
+fn marked_mcp(headers: &HeaderMap) -> Option<(&[u8], u64)> {
+    let value = headers.get(&MCP_SESSION)?.as_bytes();
+    let (name, mark) = value.split_at_checked(value.len().checked_sub(PART.len() + PART_LENGTH)?)?;
+    let digits = std::str::from_utf8(mark.strip_prefix(PART.as_bytes())?).ok()?;
+    // It takes a sign, too.
+    let is_part = !name.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_part.then_some(())?;
+    Some((name, u64::from_str_radix(digits, 16).ok()?))
 }
 
 fn named(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
@@ -460,6 +500,51 @@ mod tests {
         ] {
             assert_eq!(signer.ticket(&with(bad)), None, "{bad}");
         }
+    }
+
+    /// A gateway's clients see a name with the part of a split, apps their own name.
+    #[test]
+    fn names_of_mcp_sessions_carry_a_part() {
+        let with = |name: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(&MCP_SESSION, HeaderValue::try_from(name).unwrap());
+            headers
+        };
+        for part in [1, 0xc0ffee, u64::MAX] {
+            let mut headers = with("a.b-c");
+            mark_mcp(&mut headers, part);
+            assert_eq!(mcp_part(&headers), Some(part));
+            unmark_mcp(&mut headers);
+            assert_eq!(headers, with("a.b-c"));
+        }
+        for other in [
+            "",
+            "a",
+            ".pilotlight-0123456789abcdef",
+            "a.pilotlight-0123456789abcde",
+            "a.pilotlight-+123456789abcdef",
+            "a.pilotlight-0123456789abcdeg",
+            "a.pilotlight_0123456789abcdef",
+            "a.pilotlight-0123456789abcdef0",
+        ] {
+            let mut headers = with(other);
+            assert_eq!(mcp_part(&headers), None, "{other}");
+            unmark_mcp(&mut headers);
+            assert_eq!(headers, with(other));
+        }
+        for mut unnamed in [HeaderMap::new(), with("")] {
+            let before = unnamed.clone();
+            mark_mcp(&mut unnamed, 1);
+            assert_eq!(unnamed, before);
+        }
+        // Bytes that are no text stay as they are.
+        let mut headers = HeaderMap::new();
+        let name = HeaderValue::from_bytes(b"\xff").unwrap();
+        headers.insert(&MCP_SESSION, name.clone());
+        mark_mcp(&mut headers, 1);
+        assert_eq!(mcp_part(&headers), Some(1));
+        unmark_mcp(&mut headers);
+        assert_eq!(headers[&MCP_SESSION], name);
     }
 
     /// What an app said of a session counts, while its pod has room; beyond the bound the oldest are

@@ -17,7 +17,6 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header as http_header,
 };
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serving::body::Body;
@@ -33,7 +32,7 @@ use super::rewrite::{add_cookie, name_revision, say_scheme, set_host, set_protoc
 use super::services::Destination;
 use super::table::{BackendRef, Draw, Matched, RouteTables, without_port};
 use crate::activator::{Activator, ActivatorBody, Whose};
-use crate::affinity::{Affinity, MAX_SPLIT_SESSIONS, McpSessions, Ticket, mcp_key};
+use crate::affinity::{Affinity, Ticket, mark_mcp, mcp_part, unmark_mcp};
 use crate::error::{self, Failure};
 use crate::exchange::Exchange;
 
@@ -79,8 +78,6 @@ struct Common {
     routing: ArcSwap<Routing>,
     /// Says to the other threads that the routing was replaced.
     replaced: watch::Sender<()>,
-    /// The parts of splits that MCP sessions belong to.
-    sessions: Mutex<McpSessions<u64>>,
 }
 
 #[derive(Debug)]
@@ -99,7 +96,7 @@ struct Session {
     key: u64,
     /// The part it was given before.
     part: Option<u64>,
-    /// What its cookie says, or will say.
+    /// What its cookie says, or will say; sessions of MCP say it in their names.
     ticket: Option<Ticket>,
     is_mcp: bool,
     /// The part it is given now.
@@ -145,7 +142,6 @@ impl Gateway {
         let common = Common {
             routing: ArcSwap::default(),
             replaced: watch::Sender::default(),
-            sessions: Mutex::new(McpSessions::new(MAX_SPLIT_SESSIONS)),
         };
         Self::of(activator, Arc::new(common), seed, lookup)
     }
@@ -274,9 +270,7 @@ impl Shared {
             Affinity::Header(_) | Affinity::Mcp => {
                 let known = affinity.key(headers, self.activator.signer());
                 let is_mcp = *affinity == Affinity::Mcp;
-                let part = known
-                    .filter(|_| is_mcp)
-                    .and_then(|key| self.common.sessions.lock().place(key));
+                let part = is_mcp.then(|| mcp_part(headers)).flatten();
                 (known.unwrap_or_else(|| random.u64(..)), part, None)
             }
         };
@@ -286,16 +280,6 @@ impl Shared {
             ticket,
             is_mcp: *affinity == Affinity::Mcp,
             chosen: 0,
-        }
-    }
-
-    /// A response may name the MCP session that began with it.
-    fn learn(&self, session: &Session, headers: &HeaderMap) {
-        if session.is_mcp
-            && let Some(key) = mcp_key(headers)
-        {
-            let mut sessions = self.common.sessions.lock();
-            sessions.learn(key, session.chosen);
         }
     }
 
@@ -380,6 +364,9 @@ impl Handler for Front {
                 }
                 if let Some(session) = &mut session {
                     session.chosen = picked.split.part;
+                    if session.is_mcp {
+                        unmark_mcp(request.headers_mut());
+                    }
                 }
                 &picked.split.backend
             }
@@ -394,7 +381,9 @@ impl Handler for Front {
             add_cookie(&mut request, pair);
         }
         let mut response = self.send(request, connection, &routing, backend).await;
-        shared.learn(&session, response.headers());
+        if session.is_mcp {
+            mark_mcp(response.headers_mut(), session.chosen);
+        }
         if let Some(ticket) = cookie {
             let cookie = shared.activator.signer().cookie(ticket);
             let headers = response.headers_mut();
@@ -416,6 +405,8 @@ impl Front {
         match routing.destinations.get(backend) {
             None => self.unavailable(backend, "no service", "no service"),
             Some(Destination::Revision { id, http2 }) => {
+                // The annotation may be gone while sessions go on.
+                unmark_mcp(request.headers_mut());
                 name_revision(&mut request, id);
                 set_protocol(&mut request, *http2);
                 shared.activator.handle(request, connection).await

@@ -155,6 +155,13 @@ impl Cluster {
         self.certificates.replace(certificates);
     }
 
+    /// The entry of a gateway of its own that serves the same, and knows nothing else.
+    pub(super) async fn another_gateway(&mut self) -> SocketAddr {
+        let gateway = Gateway::new(self.world.activator.clone(), 8);
+        gateway.replace(self.reconciler.rebuild().0);
+        serve_entry(gateway.front(false), None).await
+    }
+
     /// The hash of what [`Cluster::serve`] serves.
     pub(super) fn hash(&self) -> String {
         self.gateway.routing().hashes["ns/ing"].clone()

@@ -217,40 +217,52 @@ fn splits_can_be_sticky() {
 }
 
 /// Sessions of the Model Context Protocol get their names from the backend that began them, and stay
-/// there for as long as it has a share.
+/// there for as long as it has a share, whichever gateway they come to.
 #[test]
 fn splits_stick_to_mcp_sessions() {
     run(async {
         let mut cluster = Cluster::start().await;
-        let _old = cluster.backend("old").await;
-        let _new = cluster.backend("new").await;
+        let old = cluster.backend("old").await;
+        let new = cluster.backend("new").await;
         cluster.affinity = Some(crate::affinity::Affinity::Mcp);
         let spec = |percent: u32| {
-            let splits = json!([split("old", 100 - percent), split("new", percent)]);
+            let splits = match percent {
+                0 => json!([split("old", 100)]),
+                _ => json!([split("old", 100 - percent), split("new", percent)]),
+            };
             json!({"rules": [rule(&["a"], &json!([{"splits": splits}]))]})
         };
-        cluster.serve(&spec(50));
-        let mut begun = Vec::new();
-        for _ in 0..30 {
-            let answer = ask(cluster.external, get("a", "/initialize")).await;
-            assert!(!answer.headers.contains_key("set-cookie"));
-            begun.push(answer.headers["mcp-session-id"].clone());
-        }
         let at = async |entry, session: &http::HeaderValue| {
             let request = get("a", "/").header("mcp-session-id", session);
             backend(&ask(entry, request).await)
         };
+        let initialize = async |entry| {
+            let answer = ask(entry, get("a", "/initialize")).await;
+            assert!(!answer.headers.contains_key("set-cookie"));
+            answer.headers["mcp-session-id"].clone()
+        };
+        // One that begins before there is a split stays where it is, too.
+        cluster.serve(&spec(0));
+        let mut begun = vec![initialize(cluster.external).await];
+        cluster.serve(&spec(50));
+        for _ in 0..30 {
+            begun.push(initialize(cluster.external).await);
+        }
         for percent in [50, 90] {
             cluster.serve(&spec(percent));
+            let other = cluster.another_gateway().await;
             for session in &begun {
-                let of = session.to_str().unwrap();
-                let now = at(cluster.external, session).await;
-                assert!(
-                    of.starts_with("new") || percent != 50 || now == "old",
-                    "{of}"
-                );
-                assert!(of.starts_with("old") || now == "new", "{of}");
+                let of = session.to_str().unwrap().split_once('-').unwrap().0;
+                for entry in [cluster.external, other] {
+                    assert_eq!(at(entry, session).await, of);
+                }
             }
+        }
+        // Apps see the names that they gave.
+        for (state, name) in [(&old, "old"), (&new, "new")] {
+            let seen = state.last().headers["mcp-session-id"].clone();
+            let seen = seen.to_str().unwrap();
+            assert!(seen.starts_with(name) && !seen.contains("pilotlight"), "{seen}");
         }
         cluster.serve(&spec(100));
         for session in &begun {
