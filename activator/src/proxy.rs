@@ -5,14 +5,16 @@
 //! is complete. Every retry counts against the request's own limits, and those after a failure
 //! against the revision's budget besides.
 
+mod held;
+mod mcp_search;
+
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::Either;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use prometheus_client::metrics::gauge::Gauge;
 use serving::body::Body;
 use serving::forward::{self, Fault, ForwardError, Forwarded};
@@ -22,14 +24,15 @@ use serving::server::Connection;
 use serving::{header, names};
 use tokio::time::Instant;
 
+use self::held::{Unread, held_bytes, is_unread};
+use self::mcp_search::Search;
 use crate::activator::{Notice, Shared};
 use crate::affinity::{Affinity, Session, Ticket, mcp_key};
 use crate::error::{Failure, Refused};
 use crate::exchange::{Exchange, Slot};
-use crate::options::{MAX_REPLAYED_BODY, STREAM_WINDOW};
 use crate::pod_tracker::PodTracker;
 use crate::private_service::private_host;
-use crate::replay::{self, Arrived, Kept};
+use crate::replay::{self, Kept};
 use crate::revision_throttler::{Acquire, RevisionThrottler};
 use crate::spans::RequestSpans;
 use crate::stowed::{CAPABILITY, Stowed};
@@ -37,11 +40,6 @@ use crate::table::Entry;
 
 static NOT_STARTED: HeaderName = HeaderName::from_static(names::NOT_STARTED_HEADER);
 static LOAD: HeaderName = HeaderName::from_static(names::LOAD_HEADER);
-
-/// What hyper reads of an HTTP/1 body with the head, before anybody asks for it.
-const READ_AHEAD: u64 = 8 << 10;
-/// What a header costs besides its text.
-const HEADER_OVERHEAD: usize = 64;
 
 /// A response, and what it took to get it.
 pub(crate) struct Proxied {
@@ -59,25 +57,10 @@ struct Attempts {
     retries: u32,
 }
 
-/// A request of an app's session, of which not every activator knows where it is.
-struct Search {
-    key: u64,
-    /// The pod that has it, as far as this activator has seen.
-    known: Option<SocketAddr>,
-    /// Those that do not.
-    asked: Vec<SocketAddr>,
-}
-
 /// What is to be known of a wait at its end.
 struct Waiting {
     start: Instant,
     queued: Queued,
-}
-
-/// What is counted of a stream's body that nobody has read yet, until the wait is over.
-struct Unread<'a> {
-    connection: &'a Connection,
-    counted: u32,
 }
 
 /// What ends a wait besides a slot.
@@ -451,36 +434,6 @@ fn read_load(value: &HeaderValue) -> Option<(u32, u32)> {
     Some((executing.parse().ok()?, waiting.parse().ok()?))
 }
 
-/// What a request holds while it waits: its head, and what of its body may come meanwhile.
-fn held_bytes(request: Option<&mut Request<Body>>, unread: &mut Unread<'_>) -> usize {
-    let Some(request) = request else {
-        return 0;
-    };
-    let headers = request.headers().iter();
-    let head: usize = headers
-        .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD)
-        .sum();
-    let target = request.uri().path_and_query();
-    let target = target.map_or(0, |target| target.as_str().len());
-    let length = http_body::Body::size_hint(request.body()).exact();
-    let body = match (request.version(), length) {
-        _ if http_body::Body::is_end_stream(request.body()) => 0,
-        (Version::HTTP_2, Some(length)) => unread.count(length),
-        // Calls of gRPC state no length, and most have come as a whole.
-        (Version::HTTP_2, None) => match replay::arrived(request.body_mut(), MAX_REPLAYED_BODY) {
-            Arrived::Whole(body) => body.len(),
-            Arrived::Part(length) => length + unread.count(u64::MAX),
-        },
-        (_, length) => length.unwrap_or(READ_AHEAD).min(READ_AHEAD) as usize,
-    };
-    head + target + body
-}
-
-/// Whether only the connection can tell that the client has left.
-fn is_unread(request: &Request<Body>) -> bool {
-    request.version() != Version::HTTP_2 && !http_body::Body::is_end_stream(request.body())
-}
-
 /// Whether doing it twice is doing it once (RFC 9110 section 9.2.2), or the client says so.
 fn is_idempotent(request: &Request<Body>) -> bool {
     let headers = request.headers();
@@ -489,82 +442,6 @@ fn is_idempotent(request: &Request<Body>) -> bool {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     ) || headers.contains_key("idempotency-key")
         || headers.contains_key("x-idempotency-key")
-}
-
-// === impl Search ===
-
-impl Search {
-    /// Boxed: few requests have one.
-    fn of(entry: &Entry, session: Option<Session>) -> Option<Box<Self>> {
-        let Session { key, pod } = session?;
-        entry.sessions.as_ref()?;
-        Some(Box::new(Self {
-            key,
-            known: pod,
-            asked: Vec::new(),
-        }))
-    }
-
-    /// Where to go on after this answer; `None` if it is the one for the client. An app answers 404
-    /// to a session that it does not have (Model Context Protocol, "Session Management"), and has
-    /// done nothing then.
-    fn after(
-        &mut self,
-        entry: &Entry,
-        pod: SocketAddr,
-        status: StatusCode,
-        may_go_on: bool,
-    ) -> Option<Session> {
-        if self.known.is_none()
-            && status.is_success()
-            && let Some(sessions) = &entry.sessions
-        {
-            sessions.lock().learn(self.key, pod);
-        }
-        if status != StatusCode::NOT_FOUND || self.known == Some(pod) || !may_go_on {
-            return None;
-        }
-        self.asked.push(pod);
-        let next = entry.throttler.next_to_ask(self.key, &self.asked)?;
-        let session = Session {
-            key: self.key,
-            pod: Some(next),
-        };
-        // Anybody can make sessions up.
-        let may_retry = entry.throttler.may_retry(Instant::now());
-        may_retry.then_some(session)
-    }
-}
-
-// === impl Unread ===
-
-impl<'a> Unread<'a> {
-    fn new(connection: &'a Connection) -> Self {
-        Self {
-            connection,
-            counted: 0,
-        }
-    }
-
-    /// As much of a body of `length` as its client may send, less what other streams of the
-    /// connection have counted of the window that they share.
-    fn count(&mut self, length: u64) -> usize {
-        let bytes = u32::try_from(length).map_or(STREAM_WINDOW, |it| it.min(STREAM_WINDOW));
-        let counted = self.connection.count_unread(bytes);
-        self.counted += counted;
-        counted as usize
-    }
-
-    fn forget(&mut self) {
-        self.connection
-            .forget_unread(std::mem::take(&mut self.counted));
-    }
-}
-
-impl Drop for Unread<'_> {
-    fn drop(&mut self) {
-        self.forget();
-    }
 }
 
 // === impl Watched ===

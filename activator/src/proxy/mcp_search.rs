@@ -1,0 +1,68 @@
+//! The search for the pod that has an MCP session.
+//!
+//! The app gives the session's id out, so nothing of the id leads to a pod. An activator remembers
+//! what it has seen; for the rest it asks one pod after the other, for as long as they say that they
+//! do not have the session. How often one request is sent is bounded by its redispatches, and how
+//! many searches there are by the revision's budget of retries.
+
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::affinity::Session;
+use crate::table::Entry;
+
+/// A request of an app's session, of which not every activator knows where it is.
+pub(super) struct Search {
+    key: u64,
+    /// The pod that has it, as far as this activator has seen.
+    pub(super) known: Option<SocketAddr>,
+    /// Those that do not.
+    asked: Vec<SocketAddr>,
+}
+
+// === impl Search ===
+
+impl Search {
+    /// Boxed: few requests have one.
+    pub(super) fn of(entry: &Entry, session: Option<Session>) -> Option<Box<Self>> {
+        let Session { key, pod } = session?;
+        entry.sessions.as_ref()?;
+        Some(Box::new(Self {
+            key,
+            known: pod,
+            asked: Vec::new(),
+        }))
+    }
+
+    /// Where to go on after this answer; `None` if it is the one for the client. An app answers 404
+    /// to a session that it does not have (Model Context Protocol, "Session Management"), and has
+    /// done nothing then.
+    pub(super) fn after(
+        &mut self,
+        entry: &Entry,
+        pod: SocketAddr,
+        status: StatusCode,
+        may_go_on: bool,
+    ) -> Option<Session> {
+        if self.known.is_none()
+            && status.is_success()
+            && let Some(sessions) = &entry.sessions
+        {
+            sessions.lock().learn(self.key, pod);
+        }
+        if status != StatusCode::NOT_FOUND || self.known == Some(pod) || !may_go_on {
+            return None;
+        }
+        self.asked.push(pod);
+        let next = entry.throttler.next_to_ask(self.key, &self.asked)?;
+        let session = Session {
+            key: self.key,
+            pod: Some(next),
+        };
+        // Anybody can make sessions up.
+        let may_retry = entry.throttler.may_retry(Instant::now());
+        may_retry.then_some(session)
+    }
+}
