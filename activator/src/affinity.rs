@@ -55,6 +55,8 @@ pub struct Session {
     pub key: u64,
     /// The pod that is known to have it.
     pub pod: Option<SocketAddr>,
+    /// Whether no other pod will do for as long as that one is listed.
+    pub only: bool,
 }
 
 /// Signs cookies, so that nobody can choose a pod.
@@ -78,6 +80,25 @@ pub struct McpSessions<T> {
     places: HashMap<u64, T>,
     /// Oldest first.
     order: VecDeque<u64>,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// At the pod that is known to have it, while that has room.
+    pub const fn new(key: u64, pod: Option<SocketAddr>) -> Self {
+        let only = false;
+        Self { key, pod, only }
+    }
+
+    /// At this pod, as soon as that has a slot.
+    pub const fn only_at(key: u64, pod: SocketAddr) -> Self {
+        Self {
+            key,
+            pod: Some(pod),
+            only: true,
+        }
+    }
 }
 
 // === impl Affinity ===
@@ -392,7 +413,7 @@ mod tests {
     }
 
     fn chosen(pods: &[Pod], key: u64) -> SocketAddr {
-        choose(pods.iter(), Session { key, pod: None })
+        choose(pods.iter(), Session::new(key, None))
             .unwrap()
             .address
     }
@@ -445,7 +466,7 @@ mod tests {
                 .unwrap()
                 .used += 1;
         }
-        assert!(choose(limited.iter(), Session { key, pod: None }).is_none());
+        assert!(choose(limited.iter(), Session::new(key, None)).is_none());
         assert!(limited.iter().all(|it| it.used == 2));
         let mut unlimited = pods(4, u32::MAX);
         for _ in 0..400 {
@@ -555,16 +576,10 @@ mod tests {
         let mut sessions = McpSessions::new(MAX_SESSIONS);
         for pod in &pods {
             sessions.learn(1, pod.address);
-            let session = Session {
-                key: 1,
-                pod: sessions.place(1),
-            };
+            let session = Session::new(1, sessions.place(1));
             assert_eq!(choose(pods.iter(), session).unwrap().address, pod.address);
         }
-        let gone = Session {
-            key: 1,
-            pod: Some(SocketAddr::from(([10, 9, 9, 9], 8012))),
-        };
+        let gone = Session::new(1, Some(SocketAddr::from(([10, 9, 9, 9], 8012))));
         assert!(choose(pods.iter(), gone).is_some());
         for key in 2..=MAX_SESSIONS as u64 {
             sessions.learn(key, pods[0].address);

@@ -131,7 +131,9 @@ impl Shared {
                 if let Some(spans) = spans {
                     spans.obtained(Instant::now());
                 }
-                let is_searched = search.as_ref().is_some_and(|it| it.known.is_none());
+                let is_searched = search
+                    .as_ref()
+                    .is_some_and(|it| it.may_go_on_from(slot.permit().tracker().dest()));
                 let spare = match (entry.revision.container_concurrency, &mut *request) {
                     // Without a limit a queue-proxy is never full.
                     (0, _) if !is_searched => None,
@@ -222,6 +224,7 @@ impl Shared {
                 }
                 // In line before the slot is free, so that it keeps its turn.
                 let session = next
+                    .or_else(|| search.as_ref()?.once_more())
                     .or_else(|| self.session_again(entry, request.as_deref(), cookie.as_deref()));
                 acquire = entry
                     .throttler
@@ -298,7 +301,7 @@ impl Shared {
         };
         let sessions = entry.sessions.as_ref();
         let pod = sessions.and_then(|sessions| sessions.lock().place(key));
-        (Some(Session { key, pod }), cookie)
+        (Some(Session::new(key, pod)), cookie)
     }
 
     /// The session of a request that is sent once more. `cookie` names one that began with it.
@@ -315,7 +318,7 @@ impl Shared {
         };
         let sessions = entry.sessions.as_ref();
         let pod = sessions.and_then(|sessions| sessions.lock().place(key));
-        Some(Session { key, pod })
+        Some(Session::new(key, pod))
     }
 
     /// Whether the queue-proxy was full and did not start the request. Takes what only we

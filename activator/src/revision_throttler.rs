@@ -2,7 +2,8 @@
 //!
 //! Requests call [`RevisionThrottler::acquire`]; the driver calls `update` and `public_endpoints`.
 //! Every change (a slot given back, destinations updated, a waiter gone) hands free slots to the
-//! longest waiting requests at once, so no slot is idle beside a waiter. State is guarded by one
+//! longest waiting requests at once, so no slot is idle beside a waiter, unless the waiter's session
+//! is at another pod ([`Session::only`]); those have a line for each pod. State is guarded by one
 //! short lock per revision and shared by all threads; no lock is shared by revisions. It neither
 //! proxies nor probes. Upstream: `revisionThrottler.try` in `pkg/activator/net/throttler.go`, whose
 //! two breakers (revision and pod) are one decision here.
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::affinity::Session;
 use crate::error::Refused;
 use crate::options::RevisionSnapshot;
+use crate::picker::Candidate;
 use crate::pod_tracker::PodTracker;
 use crate::queue_budget::Places;
 pub use crate::queue_budget::QueueBudget;
@@ -76,12 +78,23 @@ struct State {
     /// ticket and swept when they outnumber the rest.
     line: VecDeque<(usize, u64)>,
     next_ticket: u64,
+    /// Who waits for one pod and no other. They are not in `line`.
+    pinned: Vec<Pinned>,
+    /// All who wait, in `line` and `pinned`.
     queued: Places,
     /// Waiters that were given a slot and have not been polled since; see [`MAX_HANDED`].
     handed: usize,
     retries: RetryBudget,
     random: fastrand::Rng,
     deleted: bool,
+}
+
+/// The line for one pod, which is never empty.
+#[derive(Debug)]
+struct Pinned {
+    tracker: Arc<PodTracker>,
+    /// Keys of `waiters` in order of arrival.
+    line: VecDeque<usize>,
 }
 
 #[derive(Debug)]
@@ -117,6 +130,7 @@ impl RevisionThrottler {
                 waiters: Slab::new(),
                 line: VecDeque::new(),
                 next_ticket: 0,
+                pinned: Vec::new(),
                 queued: Places::default(),
                 handed: 0,
                 retries: RetryBudget::default(),
@@ -147,7 +161,9 @@ impl RevisionThrottler {
     }
 
     /// As [`Self::acquire_for`], at the front of the line and past the queue limits: for a request that
-    /// was let through before and then was not started.
+    /// was let through before and then was not started. One for a session that is only at one pod
+    /// waits for that pod's slot, behind those that do so already; when the pod is listed no longer, as
+    /// any other.
     pub fn acquire_again(
         self: &Arc<Self>,
         session: Option<Session>,
@@ -207,25 +223,25 @@ impl RevisionThrottler {
 
     /// Replaces the destinations and lets through whom they have room for.
     pub fn update(&self, usable: &Usable) {
-        self.change(|state| state.trackers.update(usable));
+        self.relist(|trackers| trackers.update(usable));
     }
 
     /// Applies the list of activators; see [`Trackers::public_endpoints`].
     pub fn public_endpoints<A: AsRef<str>>(&self, addresses: &[A], own: &str) {
-        self.change(|state| {
-            state.trackers.public_endpoints(addresses, own);
+        self.relist(|trackers| {
+            trackers.public_endpoints(addresses, own);
         });
     }
 
     /// Whether all activators in the path are ours; see [`Trackers::set_peers_share`].
     pub fn set_peers_share(&self, share: bool) {
-        self.change(|state| state.trackers.set_peers_share(share));
+        self.relist(|trackers| trackers.set_peers_share(share));
     }
 
     /// A pod said how busy it is: executing and waiting requests.
     pub fn reported(&self, tracker: &PodTracker, executing: u32, waiting: u32) {
         if tracker.reported(executing, waiting) {
-            self.change(|state| state.trackers.reports_changed());
+            self.relist(Trackers::reports_changed);
         }
     }
 
@@ -233,7 +249,7 @@ impl RevisionThrottler {
     /// more).
     pub fn not_reporting(&self, tracker: &PodTracker) {
         if tracker.not_reporting() {
-            self.change(|state| state.trackers.reports_changed());
+            self.relist(Trackers::reports_changed);
         }
     }
 
@@ -248,6 +264,7 @@ impl RevisionThrottler {
         {
             let mut state = self.state.lock();
             state.deleted = true;
+            state.unpin(|_, _| false);
             while let Some(key) = state.pop() {
                 let waiter = &mut state.waiters[key];
                 waiter.refused = true;
@@ -281,6 +298,11 @@ impl RevisionThrottler {
         trackers.cluster_ip().is_none() && all.any(|other| !Arc::ptr_eq(other, tracker))
     }
 
+    /// Whether this activator sends requests to this pod.
+    pub fn uses(&self, pod: SocketAddr) -> bool {
+        self.state.lock().trackers.find(pod).is_some()
+    }
+
     /// The pod to ask next for a session that was not found at those in `asked`.
     pub fn next_to_ask(&self, key: u64, asked: &[SocketAddr]) -> Option<SocketAddr> {
         self.state.lock().trackers.next_to_ask(key, asked)
@@ -309,6 +331,15 @@ impl RevisionThrottler {
         }
     }
 
+    /// Applies a change of the destinations and hands out what it set free.
+    fn relist(&self, change: impl FnOnce(&mut Trackers)) {
+        self.change(|state| {
+            change(&mut state.trackers);
+            // A pod that stays listed keeps its tracker.
+            state.unpin(|trackers, dest| trackers.find(dest).is_some());
+        });
+    }
+
     /// Applies a change and hands out what it set free.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut wakers = Wakers::new();
@@ -333,9 +364,9 @@ impl RevisionThrottler {
 
 impl State {
     /// A slot for a request that has not waited. Nobody is overtaken: while a slot is free nobody
-    /// waits, except that a request which comes back may use one before it is handed on.
+    /// waits for it, except that a request which comes back may use one before it is handed on.
     fn bind_newcomer(&mut self, session: Option<Session>, again: bool) -> Option<Arc<PodTracker>> {
-        if self.queued.count > 0 && !again {
+        if self.in_line() > 0 && !again {
             return None;
         }
         self.bind(session)
@@ -352,18 +383,41 @@ impl State {
         Some(tracker)
     }
 
+    /// How many wait for any pod.
+    fn in_line(&self) -> usize {
+        let pinned = self.pinned.iter().map(|it| it.line.len());
+        self.queued.count - pinned.sum::<usize>()
+    }
+
     fn push(&mut self, session: Option<Session>, bytes: usize, front: bool) -> usize {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let only = session.filter(|it| it.only).and_then(|it| it.pod);
+        let only = only.and_then(|dest| self.trackers.find(dest));
         let key = self.waiters.insert(Waiter {
             ticket,
             bytes,
-            session: session.map(Box::new),
+            session: session.map(|it| {
+                let only = only.is_some();
+                Box::new(Session { only, ..it })
+            }),
             waker: None,
             bound: None,
             refused: false,
         });
-        if front {
+        if let Some(tracker) = only {
+            match self
+                .pinned
+                .iter_mut()
+                .find(|it| Arc::ptr_eq(&it.tracker, tracker))
+            {
+                Some(pinned) => pinned.line.push_back(key),
+                None => self.pinned.push(Pinned {
+                    tracker: Arc::clone(tracker),
+                    line: VecDeque::from([key]),
+                }),
+            }
+        } else if front {
             self.line.push_front((key, ticket));
         } else {
             self.line.push_back((key, ticket));
@@ -402,20 +456,70 @@ impl State {
     /// Hands free slots to waiters; the places that they leave.
     fn dispatch(&mut self, wakers: &mut Wakers) -> Places {
         let before = self.queued;
-        while self.queued.count > 0 && self.handed < MAX_HANDED {
+        self.dispatch_pinned(wakers);
+        while self.in_line() > 0 && self.handed < MAX_HANDED {
             let session = self.next_session();
             let Some(tracker) = self.bind(session) else {
                 break;
             };
-            let key = self.pop().expect("someone waits, for `queued` is not zero");
-            let waiter = &mut self.waiters[key];
-            waiter.bound = Some(tracker);
-            wakers.extend(waiter.waker.take());
-            self.handed += 1;
+            let key = self.pop().expect("someone is in line");
+            self.hand(key, tracker, wakers);
         }
         let mut left = before;
         left -= self.queued;
         left
+    }
+
+    fn dispatch_pinned(&mut self, wakers: &mut Wakers) {
+        let mut at = 0;
+        while at < self.pinned.len() && self.handed < MAX_HANDED {
+            let pinned = &mut self.pinned[at];
+            if !pinned.tracker.has_free_slot() {
+                at += 1;
+                continue;
+            }
+            let key = pinned.line.pop_front().expect("never empty");
+            let tracker = Arc::clone(&pinned.tracker);
+            if pinned.line.is_empty() {
+                self.pinned.swap_remove(at);
+            }
+            tracker.reserve();
+            self.in_flight += 1;
+            self.queued -= Places::one(self.waiters[key].bytes);
+            self.hand(key, tracker, wakers);
+        }
+    }
+
+    fn hand(&mut self, key: usize, tracker: Arc<PodTracker>, wakers: &mut Wakers) {
+        let waiter = &mut self.waiters[key];
+        waiter.bound = Some(tracker);
+        wakers.extend(waiter.waker.take());
+        self.handed += 1;
+    }
+
+    /// Who waits for a pod that does not stay joins the front of the line.
+    fn unpin(&mut self, stays: impl Fn(&Trackers, SocketAddr) -> bool) {
+        for pinned in std::mem::take(&mut self.pinned) {
+            if stays(&self.trackers, pinned.tracker.dest()) {
+                self.pinned.push(pinned);
+                continue;
+            }
+            for key in pinned.line.into_iter().rev() {
+                let waiter = &mut self.waiters[key];
+                if let Some(session) = &mut waiter.session {
+                    session.only = false;
+                }
+                self.line.push_front((key, waiter.ticket));
+            }
+        }
+    }
+
+    /// A waiter has left that may have waited for one pod.
+    fn leave_pinned(&mut self, key: usize) {
+        for pinned in &mut self.pinned {
+            pinned.line.retain(|it| *it != key);
+        }
+        self.pinned.retain(|it| !it.line.is_empty());
     }
 
     /// Takes a waiter out for good; its entry in the line stays until it is passed or swept.
@@ -425,6 +529,9 @@ impl State {
             self.handed -= 1;
         } else if !waiter.refused {
             self.queued -= Places::one(waiter.bytes);
+            if waiter.session.as_ref().is_some_and(|it| it.only) {
+                self.leave_pinned(key);
+            }
             // Without the sweep, clients that come and go at a cold revision would leave their
             // tickets behind for as long as it stays cold.
             if self.line.len() > 2 * self.queued.count + SWEEP_SLACK {

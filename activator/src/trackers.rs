@@ -220,13 +220,26 @@ impl Trackers {
         self.acquire_unchecked(random)
     }
 
-    /// As [`Self::acquire`], at the session's own pod while that has room.
+    /// The pod with this address, if it is one that this activator uses.
+    pub fn find(&self, dest: SocketAddr) -> Option<&Arc<PodTracker>> {
+        let mut all = self.assigned.iter().chain(&self.shared);
+        all.find(|pod| pod.dest() == dest)
+    }
+
+    /// As [`Self::acquire`], at the session's own pod while that has room, or only there.
     pub fn acquire_for(
         &mut self,
         session: Session,
         in_flight: usize,
         random: impl FnMut(usize) -> usize,
     ) -> Option<Arc<PodTracker>> {
+        let only = session.pod.filter(|_| session.only);
+        if let Some(tracker) = only.and_then(|dest| self.find(dest)) {
+            return tracker.has_free_slot().then(|| {
+                tracker.reserve();
+                Arc::clone(tracker)
+            });
+        }
         let all = self.assigned.iter().chain(&self.shared);
         if self.cluster_ip.is_none()
             && let Some(tracker) = affinity::choose(all, session)

@@ -37,6 +37,11 @@ fn acquire(throttler: &Arc<RevisionThrottler>) -> Spawn<Acquire> {
     spawn(throttler.acquire(|| 0))
 }
 
+fn only_at(throttler: &Arc<RevisionThrottler>, last: u8) -> Spawn<Acquire> {
+    let session = Some(Session::only_at(1, dest(last)));
+    spawn(throttler.acquire_again(session, || 1))
+}
+
 /// Upstream's `TestThrottlerSuccesses`: a free slot is given without waiting.
 #[test]
 fn binds_at_once_when_a_slot_is_free() {
@@ -270,6 +275,102 @@ fn a_cold_revision_keeps_no_memory_of_those_who_left() {
     assert!(state.waiters.capacity() < 64);
 }
 
+/// Nobody else waits because of a request that waits for one pod, and it goes first there.
+#[test]
+fn a_request_may_wait_for_one_pod() {
+    let throttler = throttler(1);
+    throttler.update(&pods(&[1, 2]));
+    let at_first = assert_ready_ok!(acquire(&throttler).poll());
+    let mut first = only_at(&throttler, 1);
+    let mut second = only_at(&throttler, 1);
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    assert_eq!(throttler.snapshot().queued, 2);
+    let at_second = assert_ready_ok!(acquire(&throttler).poll());
+    assert_eq!(at_second.tracker().dest(), dest(2));
+    let mut any = acquire(&throttler);
+    assert_pending!(any.poll());
+    drop(at_second);
+    let at_second = assert_ready_ok!(any.poll());
+    let mut any = acquire(&throttler);
+    assert_pending!(any.poll());
+    drop(at_first);
+    assert!(first.is_woken() && !second.is_woken() && !any.is_woken());
+    let at_first = assert_ready_ok!(first.poll());
+    assert_eq!(at_first.tracker().dest(), dest(1));
+    // Who leaves leaves nothing behind.
+    drop(second);
+    assert_eq!(throttler.snapshot().queued, 1);
+    assert!(throttler.state.lock().pinned.is_empty());
+    drop(at_first);
+    assert_ready_ok!(any.poll());
+    drop(at_second);
+    assert_eq!(throttler.snapshot().queued_bytes, 0);
+    assert_eq!(throttler.snapshot().in_flight, 0);
+}
+
+/// When the pod goes the request takes any other, in its turn, and does not wait for it when it comes
+/// back.
+#[test]
+fn who_waits_for_a_pod_that_goes_takes_another() {
+    let throttler = throttler(1);
+    throttler.update(&pods(&[1, 2]));
+    let _at_first = assert_ready_ok!(acquire(&throttler).poll());
+    let at_second = assert_ready_ok!(acquire(&throttler).poll());
+    let mut any = acquire(&throttler);
+    let mut first = only_at(&throttler, 1);
+    let mut second = only_at(&throttler, 1);
+    assert_pending!(first.poll());
+    assert_pending!(second.poll());
+    assert_pending!(any.poll());
+    throttler.update(&pods(&[2]));
+    assert!(!first.is_woken());
+    drop(at_second);
+    assert!(first.is_woken() && !second.is_woken() && !any.is_woken());
+    let at_second = assert_ready_ok!(first.poll());
+    assert_eq!(at_second.tracker().dest(), dest(2));
+    // Another tracker at the same address.
+    throttler.update(&pods(&[1, 2]));
+    assert!(second.is_woken() && !any.is_woken());
+    let at_first = assert_ready_ok!(second.poll());
+    assert_eq!(at_first.tracker().dest(), dest(1));
+    let mut third = only_at(&throttler, 3);
+    assert_pending!(third.poll());
+    drop(at_first);
+    assert!(third.is_woken(), "it never was listed");
+}
+
+/// A slot of a pod that has said that it is full is none.
+#[test]
+fn a_full_pod_is_waited_for_until_it_may_be_tried_again() {
+    let throttler = throttler(1);
+    throttler.update(&pods(&[1, 2]));
+    let at_first = assert_ready_ok!(acquire(&throttler).poll());
+    let mut waiting = only_at(&throttler, 1);
+    assert_pending!(waiting.poll());
+    throttler.update(&pods(&[1, 2]));
+    assert!(!waiting.is_woken());
+    throttler.full(at_first.tracker());
+    drop(at_first);
+    assert!(!waiting.is_woken());
+    let tracker = Arc::clone(throttler.state.lock().trackers.find(dest(1)).unwrap());
+    throttler.not_full(&tracker);
+    assert!(waiting.is_woken());
+    assert_ready_ok!(waiting.poll());
+}
+
+#[test]
+fn who_waits_for_one_pod_is_refused_with_the_revision() {
+    let throttler = throttler(1);
+    throttler.update(&pods(&[1]));
+    let _running = assert_ready_ok!(acquire(&throttler).poll());
+    let mut waiting = only_at(&throttler, 1);
+    assert_pending!(waiting.poll());
+    throttler.delete();
+    assert_eq!(assert_ready_err!(waiting.poll()), Refused::RevisionDeleted);
+    assert_eq!(throttler.snapshot().queued, 0);
+}
+
 // --- simulation ---
 
 struct Simulation {
@@ -297,7 +398,11 @@ impl Simulation {
 
     fn step(&mut self) {
         match self.random.u32(0..100) {
-            0..40 => self.waiting.push(acquire(&self.throttler)),
+            0..30 => self.waiting.push(acquire(&self.throttler)),
+            30..40 => {
+                let last = self.random.u8(1..9);
+                self.waiting.push(only_at(&self.throttler, last));
+            }
             40..70 if !self.running.is_empty() => {
                 let at = self.random.usize(..self.running.len());
                 self.running.swap_remove(at);
@@ -374,10 +479,17 @@ impl Simulation {
                 assert!(tracker.in_flight() <= self.limit, "limit exceeded");
             }
             assert!(
-                state.queued.count == 0
-                    || state.handed == MAX_HANDED
-                    || !crate::picker::Candidate::has_free_slot(tracker),
+                state.in_line() == 0 || state.handed == MAX_HANDED || !tracker.has_free_slot(),
                 "an idle slot beside a waiter"
+            );
+        }
+        for pinned in &state.pinned {
+            let tracker = state.trackers.find(pinned.tracker.dest()).unwrap();
+            assert!(Arc::ptr_eq(tracker, &pinned.tracker));
+            assert!(!pinned.line.is_empty());
+            assert!(
+                state.handed == MAX_HANDED || !tracker.has_free_slot(),
+                "an idle slot beside its waiter"
             );
         }
     }

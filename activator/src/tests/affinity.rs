@@ -13,11 +13,18 @@ async fn world(affinity: Affinity, count: usize) -> (World, Vec<Pod>) {
 }
 
 async fn limited(affinity: Affinity, count: usize, limit: u32) -> (World, Vec<Pod>) {
-    let world = World::with(Revision {
+    with_pods(sticky(affinity, limit), count).await
+}
+
+fn sticky(affinity: Affinity, limit: u32) -> Revision {
+    Revision {
         affinity: Some(affinity),
         ..revision(limit)
-    })
-    .await;
+    }
+}
+
+async fn with_pods(revision: Revision, count: usize) -> (World, Vec<Pod>) {
+    let world = World::with(revision).await;
     let mut pods = Vec::new();
     for _ in 0..count {
         pods.push(Pod::start().await);
@@ -125,12 +132,7 @@ async fn two(affinity: Affinity, limit: u32) -> ([World; 2], Vec<Pod>) {
         let mut options = Options::new(name, "10.1.0.1");
         options.affinity_secret = crate::options::Secret::new(b"shared".as_slice());
         let world = World::start_with(options).await;
-        let affinity = Some(affinity.clone());
-        let sticky = Revision {
-            affinity,
-            ..revision(limit)
-        };
-        world.revision(sticky).await;
+        world.revision(sticky(affinity.clone(), limit)).await;
         world.list_and_wait(&addresses).await;
         world
     };
@@ -203,6 +205,155 @@ fn sessions_of_apps_are_found() {
             }
             assert!(asked > 4, "all were where the id says");
         }
+    });
+}
+
+/// A session at a pod, and requests of it that have taken all room there.
+struct Busy {
+    world: World,
+    pods: Vec<Pod>,
+    home: usize,
+    session: String,
+    held: Vec<tokio::task::JoinHandle<Answer>>,
+}
+
+impl Busy {
+    async fn new(limit: u32, requests: usize) -> Self {
+        Self::of(sticky(Affinity::Mcp, limit), requests).await
+    }
+
+    async fn of(revision: Revision, requests: usize) -> Self {
+        let (world, pods) = with_pods(revision, 4).await;
+        let before: Vec<_> = pods.iter().map(|pod| pod.state.served.get()).collect();
+        let begun = world.get("/initialize").await;
+        let home = served_by(&pods, &before);
+        let session = begun.headers["mcp-session-id"].to_str().unwrap().to_owned();
+        let mut busy = Self {
+            world,
+            pods,
+            home,
+            session,
+            held: Vec::new(),
+        };
+        for count in 1..=requests {
+            busy.held.push(busy.ask("/held"));
+            let running = || busy.pods.iter().map(Pod::running).sum::<usize>();
+            eventually("it runs", || running() == count).await;
+        }
+        busy
+    }
+
+    fn ask(&self, path: &str) -> tokio::task::JoinHandle<Answer> {
+        let request = to_revision(path).header("mcp-session-id", &self.session);
+        let request = request.body(Empty::new()).unwrap();
+        background(send(self.world.address, request)).0
+    }
+
+    fn home(&self) -> &Pod {
+        &self.pods[self.home]
+    }
+
+    /// Requests that pods without the session have been asked.
+    fn elsewhere(&self) -> usize {
+        served(&self.pods) - self.home().state.served.get()
+    }
+
+    async fn release(self) {
+        for pod in &self.pods {
+            pod.release(self.held.len());
+        }
+        for held in self.held {
+            assert_eq!(held.await.unwrap().status, 200);
+        }
+    }
+}
+
+/// The pod of a session has no room: another one is asked, as ever, and after that 404 nobody else,
+/// but the one that is known to have the session is waited for. Nobody waits behind.
+#[test]
+fn a_busy_pod_is_waited_for_when_another_has_not_the_session() {
+    run(async {
+        let busy = Busy::new(1, 1).await;
+        assert_eq!(busy.home().running(), 1);
+        let first = busy.ask("/mcp");
+        eventually("it waits", || busy.world.snapshot().queued == 1).await;
+        let second = busy.ask("/mcp");
+        eventually("both wait", || busy.world.snapshot().queued == 2).await;
+        assert_eq!(busy.elsewhere(), 2);
+        assert_eq!(busy.world.get("/").await.status, 200);
+        assert_eq!(busy.elsewhere(), 3);
+        busy.home().release(1);
+        for waiting in [first, second] {
+            assert_eq!(waiting.await.unwrap().status, 200);
+        }
+        assert_eq!(busy.elsewhere(), 3);
+        busy.release().await;
+    });
+}
+
+/// Without a limit a pod is never full, but a session may have more than its share of it.
+#[test]
+fn a_pod_with_enough_to_do_is_asked_when_another_has_not_the_session() {
+    run(async {
+        let busy = Busy::new(0, 40).await;
+        assert!(busy.home().running() < 40, "some went elsewhere");
+        let elsewhere = busy.elsewhere();
+        assert_eq!(busy.ask("/mcp").await.unwrap().status, 200);
+        assert_eq!(busy.elsewhere(), elsewhere + 1);
+        busy.release().await;
+    });
+}
+
+/// A pod that is full of others' requests is waited for in the same way, and no other is asked twice.
+#[test]
+fn a_pod_that_says_it_is_full_is_waited_for_when_another_has_not_the_session() {
+    run(async {
+        let busy = Busy::new(4, 0).await;
+        busy.home().state.full.set(true);
+        let waiting = busy.ask("/mcp");
+        eventually("it is refused again", || {
+            busy.home().state.refused.get() >= 3
+        })
+        .await;
+        busy.home().state.full.set(false);
+        assert_eq!(waiting.await.unwrap().status, 200);
+        assert_eq!(busy.elsewhere(), 1);
+    });
+}
+
+/// It is waited for until it is gone: the session is looked for at the others then.
+#[test]
+fn a_busy_pod_that_goes_is_not_waited_for() {
+    run(async {
+        let busy = Busy::new(1, 1).await;
+        let waiting = busy.ask("/mcp");
+        eventually("it waits", || busy.world.snapshot().queued == 1).await;
+        let others = busy.pods.iter().enumerate();
+        let others = others.filter(|(at, _)| *at != busy.home);
+        let left: Vec<_> = others.map(|(_, pod)| pod.address).collect();
+        busy.world.list(&left).await;
+        assert_eq!(waiting.await.unwrap().status, 404);
+        assert!(busy.elsewhere() >= 3, "{}", busy.elsewhere());
+        busy.release().await;
+    });
+}
+
+/// A wait for the pod of a session has the limits of any other.
+#[test]
+fn a_busy_pod_is_not_waited_for_without_end() {
+    run(async {
+        let max_wait = Some(Duration::from_millis(50));
+        let revision = Revision {
+            max_wait,
+            ..sticky(Affinity::Mcp, 1)
+        };
+        let busy = Busy::of(revision, 1).await;
+        let answer = busy.ask("/mcp").await.unwrap();
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.headers["pilotlight-reason"], "waited too long");
+        assert_eq!(busy.elsewhere(), 1);
+        assert_eq!(busy.world.snapshot().queued, 0);
+        busy.release().await;
     });
 }
 
