@@ -8,6 +8,7 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE}
 use http_body_util::{Full, StreamBody};
 use serde_json::json;
 use serving::header;
+use tokio::sync::Notify;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -25,6 +26,14 @@ const INNER: &str = "hello.default.svc.cluster.local";
 struct StrictPod {
     address: SocketAddr,
     seen: Rc<RefCell<Vec<Seen>>>,
+    life: Rc<Life>,
+}
+
+#[derive(Default)]
+struct Life {
+    /// Whether it ends with the next request.
+    is_short: Cell<bool>,
+    end: Notify,
 }
 
 struct Seen {
@@ -36,17 +45,34 @@ struct Seen {
 
 impl StrictPod {
     async fn start(speaks: Version) -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on("127.0.0.1:0", speaks).await
+    }
+
+    async fn on(address: &str, speaks: Version) -> Self {
+        let socket = TcpListener::bind(address).await.unwrap();
         let address = socket.local_addr().unwrap();
         let seen = Rc::new(RefCell::new(Vec::new()));
-        let all = Rc::clone(&seen);
-        tokio::task::spawn_local(async move {
+        let life = Rc::new(Life::default());
+        let (all, lives) = (Rc::clone(&seen), Rc::clone(&life));
+        until_end(&life, async move {
             loop {
                 let (stream, _) = socket.accept().await.unwrap();
-                tokio::task::spawn_local(serve(stream, speaks, Rc::clone(&all)));
+                until_end(
+                    &lives,
+                    serve(stream, speaks, Rc::clone(&all), Rc::clone(&lives)),
+                );
             }
         });
-        Self { address, seen }
+        Self {
+            address,
+            seen,
+            life,
+        }
+    }
+
+    /// Closes the socket and all connections.
+    fn die(&self) {
+        self.life.end.notify_waiters();
     }
 
     fn last(&self) -> Ref<'_, Seen> {
@@ -54,6 +80,16 @@ impl StrictPod {
             all.last().expect("a request came")
         })
     }
+}
+
+fn until_end(life: &Rc<Life>, task: impl Future<Output = ()> + 'static) {
+    let life = Rc::clone(life);
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = task => {}
+            () = life.end.notified() => {}
+        }
+    });
 }
 
 #[derive(Clone)]
@@ -65,15 +101,15 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-async fn serve(stream: TcpStream, speaks: Version, seen: Rc<RefCell<Vec<Seen>>>) {
+async fn serve(stream: TcpStream, speaks: Version, seen: Rc<RefCell<Vec<Seen>>>, life: Rc<Life>) {
     let mut first = [0; 3];
     while stream.peek(&mut first).await.unwrap() < first.len() {
         tokio::task::yield_now().await;
     }
     let is_http2 = first == *b"PRI";
     let service = hyper::service::service_fn(move |request| {
-        let seen = Rc::clone(&seen);
-        async move { Ok::<_, Infallible>(answer(request, speaks, &seen).await) }
+        let (seen, life) = (Rc::clone(&seen), Rc::clone(&life));
+        async move { Ok::<_, Infallible>(answer(request, speaks, &seen, &life).await) }
     });
     let io = TokioIo::new(stream);
     if is_http2 && speaks == Version::HTTP_2 {
@@ -90,6 +126,7 @@ async fn answer(
     mut request: Request<Incoming>,
     speaks: Version,
     seen: &RefCell<Vec<Seen>>,
+    life: &Life,
 ) -> Response<Full<Bytes>> {
     if !header::probe_value(request.headers()).is_empty() {
         return Response::new(Full::from("queue"));
@@ -109,6 +146,10 @@ async fn answer(
         uri: head.uri,
         body,
     });
+    if life.is_short.get() {
+        life.end.notify_waiters();
+        return std::future::pending().await;
+    }
     let mut response = Response::new(Full::from("hello"));
     if let Some(key) = key {
         tokio::task::spawn_local(async move {
@@ -258,6 +299,103 @@ fn an_http1_client_reaches_a_revision_of_h2c() {
         }
         assert_eq!(pod.seen.borrow().len(), 2);
     });
+}
+
+/// A pod is gone before it answers, or before it is asked: the request reaches another one in the
+/// pods' protocol, which is not the client's, and with all that it had.
+#[test]
+fn translated_requests_go_on_to_another_pod() {
+    run(async {
+        for speaks in [Version::HTTP_11, Version::HTTP_2] {
+            for (method, is_asked) in [("PUT", true), ("POST", false)] {
+                let first = StrictPod::start(speaks).await;
+                // Taken after the one at 127.0.0.1.
+                let second = StrictPod::on("127.0.0.2:0", speaks).await;
+                let port = if speaks == Version::HTTP_2 {
+                    "h2c"
+                } else {
+                    "http"
+                };
+                let mut cluster = cluster(port, &[&first, &second]).await;
+                let rules = json!([rule(&[HOST], &json!([{"splits": to("hello-00001")}]))]);
+                cluster.serve(&with_tls(&rules));
+                let (lines, _guard) = events();
+                if is_asked {
+                    first.life.is_short.set(true);
+                } else {
+                    first.die();
+                }
+                let answer = put(&cluster, method, speaks != Version::HTTP_2).await;
+                let case = format!("{method} in {speaks:?}");
+                assert_eq!(
+                    (answer.status.as_u16(), &*answer.body),
+                    (200, "hello"),
+                    "{case}"
+                );
+                assert_eq!(first.seen.borrow().len(), usize::from(is_asked), "{case}");
+                if is_asked {
+                    check_put(&first, speaks);
+                } else {
+                    let tried = format!("destination={}", first.address);
+                    assert!(lines.text().contains(&tried), "{case}: {}", lines.text());
+                }
+                check_put(&second, speaks);
+                assert_eq!(second.seen.borrow().len(), 1, "{case}");
+            }
+        }
+    });
+}
+
+/// By a browser, or by a client of HTTP/1.
+async fn put(cluster: &Cluster, method: &str, is_http2: bool) -> Answer {
+    let uri = if is_http2 {
+        format!("https://{HOST}/x?y")
+    } else {
+        "/x?y".to_owned()
+    };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("x-mine", "1")
+        .header("x-mine", "2")
+        .header("content-type", "text/x-mine");
+    let body = Full::from("first second");
+    let response = if is_http2 {
+        request = request.header("cookie", "a=1").header("cookie", "b=2");
+        let mut browser = cluster.browse(HOST).await;
+        let sent = browser.send_request(request.body(body.boxed()).unwrap());
+        sent.await.unwrap()
+    } else {
+        request = request.header("cookie", "a=1; b=2").header("host", HOST);
+        request = request.header("connection", "x-hop").header("x-hop", "1");
+        respond(cluster.external, request.body(body).unwrap()).await
+    };
+    collect(response).await
+}
+
+fn check_put(pod: &StrictPod, speaks: Version) {
+    let seen = pod.last();
+    assert_eq!(seen.version, speaks);
+    assert_eq!(seen.uri.path_and_query().unwrap(), "/x?y");
+    assert_eq!(seen.body, "first second");
+    let address = pod.address.to_string();
+    match speaks {
+        Version::HTTP_2 => assert_eq!(seen.uri.authority().unwrap(), &*address),
+        _ => assert_eq!(seen.headers["host"], address),
+    }
+    let all = |name: &str| -> Vec<_> {
+        let values = seen.headers.get_all(name).iter();
+        values.map(|it| it.to_str().unwrap()).collect()
+    };
+    assert_eq!(all("x-mine"), ["1", "2"]);
+    assert_eq!(all("cookie"), ["a=1; b=2"]);
+    assert_eq!(all("content-type"), ["text/x-mine"]);
+    assert_eq!(all("content-length"), ["12"]);
+    assert_eq!(all("k-original-host"), [HOST]);
+    assert_eq!(all("k-proxy-request"), ["activator"]);
+    for name in ["x-hop", "connection", "transfer-encoding"] {
+        assert!(all(name).is_empty(), "{name}");
+    }
 }
 
 /// While a request waits it is still one of HTTP/1, whose client's leaving has to be looked out for
