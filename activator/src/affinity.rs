@@ -164,7 +164,8 @@ pub fn unmark_mcp(headers: &mut HeaderMap) {
 /// The app's name of the session, and the part.
 fn marked_mcp(headers: &HeaderMap) -> Option<(&[u8], u64)> {
     let value = headers.get(&MCP_SESSION)?.as_bytes();
-    let (name, mark) = value.split_at_checked(value.len().checked_sub(PART.len() + PART_LENGTH)?)?;
+    let (name, mark) =
+        value.split_at_checked(value.len().checked_sub(PART.len() + PART_LENGTH)?)?;
     let digits = std::str::from_utf8(mark.strip_prefix(PART.as_bytes())?).ok()?;
     // It takes a sign, too.
     let is_part = !name.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());

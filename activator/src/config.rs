@@ -394,7 +394,10 @@ mod tests {
             assert_eq!(config.unwrap().threads, threads);
         }
         for text in ["0", "65", "-1", "two"] {
-            assert!(read(&[("PILOTLIGHT_THREADS", text)], None).is_err(), "{text}");
+            assert!(
+                read(&[("PILOTLIGHT_THREADS", text)], None).is_err(),
+                "{text}"
+            );
         }
         let max_wait = of(&[("PILOTLIGHT_MAX_WAIT", "1m30s")]).limits.max_wait;
         assert_eq!(max_wait, Some(Duration::from_secs(90)));

@@ -252,7 +252,9 @@ async fn start(
     config_maps::apply(&configuration.observability, &activator);
     tasks.spawn_local(driver.run());
     #[cfg(feature = "otel")]
-    let spans = export.as_ref().and_then(crate::export::Export::span_settings);
+    let spans = export
+        .as_ref()
+        .and_then(crate::export::Export::span_settings);
     #[cfg(not(feature = "otel"))]
     let spans = None;
     #[cfg(feature = "otel")]

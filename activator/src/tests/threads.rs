@@ -171,7 +171,10 @@ fn connections_end_with_the_pod() {
             assert_eq!(send(thread.address, request("/")).await.status, 200);
         }
         connections.recv().await.unwrap();
-        assert!(connections.try_recv().is_err(), "one connection for three requests");
+        assert!(
+            connections.try_recv().is_err(),
+            "one connection for three requests"
+        );
         assert!(ends.try_recv().is_err());
         world.update(Update::BackendsDeleted(id())).await;
         ends.recv().await.unwrap();

@@ -121,7 +121,10 @@ pub(super) async fn cost(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resu
     let share = Spread::of(&shares).map_or(0.0, |spread| spread.median);
     // A thread that does next to nothing would prove nothing.
     report.bars.push(if share < LEAST_SHARE {
-        let why = format!("one of the two threads did {:.0} % of the work", share * 100.0);
+        let why = format!(
+            "one of the two threads did {:.0} % of the work",
+            share * 100.0
+        );
         Bar::unmeasured(&bar, 1.15, &why)
     } else {
         Bar::at_most(&bar, ratio, 1.15)
@@ -130,7 +133,9 @@ pub(super) async fn cost(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resu
         let median = Spread::of_ratios(&rates[1], &rates[0]).map_or(0.0, |spread| spread.median);
         format!("requests a second are {median:.2} times those of one")
     } else {
-        format!("requests a second are not compared on {cores} cores, of which load and pods need some")
+        format!(
+            "requests a second are not compared on {cores} cores, of which load and pods need some"
+        )
     };
     report.circumstances.push(format!(
         "{COST}: {REVISIONS} revisions; of two threads the one with less to do had {:.0} % of the \
@@ -164,7 +169,7 @@ async fn with_threads(bench: &Bench<'_>, threads: usize) -> anyhow::Result<Ran> 
     let (before, of_threads) = (server.process.cpu()?, server.process.cpu_of_threads()?);
     let start = Instant::now();
     let ok = load(server, bench.options.requests).await?;
-    let took = start.elapsed();
+    let took = Instant::now() - start;
     let spent = server.process.cpu()?.since(before);
     let after = server.process.cpu_of_threads()?;
     let spent_by = |thread: &str| {

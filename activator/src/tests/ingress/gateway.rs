@@ -262,7 +262,10 @@ fn splits_stick_to_mcp_sessions() {
         for (state, name) in [(&old, "old"), (&new, "new")] {
             let seen = state.last().headers["mcp-session-id"].clone();
             let seen = seen.to_str().unwrap();
-            assert!(seen.starts_with(name) && !seen.contains("pilotlight"), "{seen}");
+            assert!(
+                seen.starts_with(name) && !seen.contains("pilotlight"),
+                "{seen}"
+            );
         }
         cluster.serve(&spec(100));
         for session in &begun {
