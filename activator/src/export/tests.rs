@@ -141,7 +141,7 @@ fn refused_requests_have_no_revision() {
             .metrics
             .http
             .refused(facts, status, 7, Duration::ZERO);
-        let scopes = snapshot(&shared);
+        let scopes = snapshot(shared);
         let mut metrics = scopes.iter().flat_map(|scope| &scope.metrics);
         let duration = metrics
             .find(|it| it.instrument.name == "http.server.request.duration")
