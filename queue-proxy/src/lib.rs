@@ -16,6 +16,7 @@ mod overload;
 mod proxy;
 mod readiness;
 mod request_log;
+mod side;
 mod stack;
 mod statistics;
 mod telemetry;

@@ -31,6 +31,7 @@ use crate::metrics::{Metrics, MetricsEndpoint};
 use crate::overload::Overload;
 use crate::readiness::{Probe, Readiness, Report};
 use crate::request_log::RequestLogger;
+use crate::side::Side;
 use crate::stack::Stack;
 use crate::statistics::{Statistics, StatisticsEndpoint};
 use crate::telemetry::{ExportError, Exports, Pushed, Tracing};
@@ -235,24 +236,25 @@ impl QueueProxy {
         servers.data.serve(data, stack, options);
         let side = &mut servers.side;
         if let Some(socket) = listeners.stats {
-            let endpoint = StatisticsEndpoint(statistics);
+            let endpoint = Side::Statistics(StatisticsEndpoint(statistics));
             side.serve(vec![Listener::plain(socket)], endpoint, side_options(None));
         }
         if let Some(socket) = listeners.admin {
             let drain = self.shared.drain.clone();
             side.serve(
                 vec![Listener::plain(socket)],
-                Admin { drain },
+                Side::Admin(Admin { drain }),
                 side_options(None),
             );
         }
         if let Some(socket) = listeners.profiling {
             let options = side_options(Some(PROFILING_HEADER_TIMEOUT));
-            side.serve(vec![Listener::plain(socket)], Profiling, options);
+            let endpoint = Side::Profiling(Profiling);
+            side.serve(vec![Listener::plain(socket)], endpoint, options);
         }
         if let (Some(socket), Some(metrics)) = (listeners.user_metrics, metrics) {
             let options = side_options(Some(METRICS_HEADER_TIMEOUT));
-            let endpoint = MetricsEndpoint { metrics };
+            let endpoint = Side::Metrics(MetricsEndpoint { metrics });
             // As when its port is taken, the sidecar goes on without metrics.
             let tls = self.config.options.user_metrics_tls.as_ref();
             match ScrapeTls::listener(tls, socket) {
