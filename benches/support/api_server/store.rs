@@ -107,9 +107,15 @@ impl Store {
             "resourceVersion": self.version.to_string(),
             "continue": if more { (skipped + page.len()).to_string() } else { String::new() },
         });
-        let mut text =
-            format!(r#"{{"apiVersion":"v1","kind":"List","metadata":{metadata},"items":["#)
-                .into_bytes();
+        // Clients in Go read a list by its kind, which is that of what it holds.
+        let first = page.first().and_then(|it| serde_json::from_slice(it).ok());
+        let first: Value = first.unwrap_or_else(|| json!({"apiVersion": "v1", "kind": ""}));
+        let version = first["apiVersion"].as_str().unwrap_or("v1");
+        let kind = first["kind"].as_str().unwrap_or_default();
+        let mut text = format!(
+            r#"{{"apiVersion":"{version}","kind":"{kind}List","metadata":{metadata},"items":["#
+        )
+        .into_bytes();
         text.extend(page.join(&b','));
         text.extend(b"]}");
         text.into()

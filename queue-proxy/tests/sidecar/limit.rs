@@ -16,7 +16,7 @@ use crate::client::{connect, get, h2c, h2c_get};
 use crate::instance::{Sidecar, eventually, run};
 
 /// Runs per limit; a failure names its seed.
-const RUNS: u64 = 350;
+const RUNS: u64 = 700;
 
 /// Requests at once in one run: fewer than have a place or may wait for one.
 const MOST_AT_ONCE: usize = 9;
@@ -24,7 +24,7 @@ const MOST_AT_ONCE: usize = 9;
 /// Requests that may wait where the queue is small, and so many at once that some find no room.
 const SMALL_QUEUE: usize = 2;
 const CROWD: usize = 14;
-const CROWDED_RUNS: u64 = 60;
+const CROWDED_RUNS: u64 = 100;
 
 /// Kinds of clients: two stay over HTTP/1 and HTTP/2, one upgrades, two leave.
 const KINDS: u8 = 5;
