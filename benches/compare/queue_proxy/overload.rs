@@ -14,8 +14,9 @@ use super::Bench;
 /// Thousandths of a CPU.
 const QUOTAS: [u64; 2] = [50, 100];
 
-/// The capacity is the best of closed loops with so many connections.
-const CLOSED: [usize; 4] = [8, 16, 32, 64];
+/// The capacity is the best of closed loops with so many connections. The larger numbers tell what
+/// connections cost in themselves: nothing is refused there.
+const CLOSED: [usize; 6] = [8, 16, 32, 64, 256, 1_000];
 const CLOSED_FOR: Duration = Duration::from_secs(5);
 
 const OFFERED_FOR: Duration = Duration::from_secs(60);
@@ -25,6 +26,8 @@ const MAX_CONNECTIONS: usize = 1_000;
 struct Result {
     /// Requests per second.
     capacity: f64,
+    /// Those of each closed loop.
+    closed: [f64; CLOSED.len()],
     outcome: Outcome,
 }
 
@@ -58,11 +61,12 @@ pub(super) async fn run(bench: &Bench<'_>, report: &mut Report) -> anyhow::Resul
 }
 
 async fn measure(server: &Server) -> anyhow::Result<Result> {
-    let mut capacity: f64 = 0.0;
-    for connections in CLOSED {
+    let mut closed = [0.0; CLOSED.len()];
+    for (rate, connections) in closed.iter_mut().zip(CLOSED) {
         let done = closed_loop_for(server.address, connections, CLOSED_FOR).await?;
-        capacity = capacity.max(done as f64 / CLOSED_FOR.as_secs_f64());
+        *rate = done as f64 / CLOSED_FOR.as_secs_f64();
     }
+    let capacity = closed.into_iter().fold(0.0, f64::max);
     let outcome = offer(Offer {
         address: server.address,
         rate: (2.0 * capacity) as u64,
@@ -70,11 +74,28 @@ async fn measure(server: &Server) -> anyhow::Result<Result> {
         max_connections: MAX_CONNECTIONS,
     })
     .await?;
-    Ok(Result { capacity, outcome })
+    Ok(Result {
+        capacity,
+        closed,
+        outcome,
+    })
 }
 
 fn note(report: &mut Report, case: &str, name: &str, result: &Result) {
-    let Result { capacity, outcome } = result;
+    let Result {
+        capacity,
+        closed,
+        outcome,
+    } = result;
+    let shares: Vec<String> = CLOSED
+        .iter()
+        .zip(closed)
+        .map(|(connections, rate)| format!("{:.2} with {connections}", rate / capacity.max(1.0)))
+        .collect();
+    report.circumstances.push(format!(
+        "{case}, {name}: closed loops, of the capacity: {}",
+        shares.join(", ")
+    ));
     report.rows.push(Row {
         case: case.to_owned(),
         subject: name.to_owned(),
