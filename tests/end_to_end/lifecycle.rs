@@ -4,10 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
+use api_server::port;
 use rustix::process::Signal;
 use tests::load::{all_ok, at_once};
 use tests::manifest::Service;
-use tests::pilotlight::{Pilotlight, binary, free_port, processes_with, until_gone};
+use tests::pilotlight::{Pilotlight, binary, processes_with, until_gone};
 use tokio::process::Command;
 
 use crate::scaling::ready;
@@ -120,7 +121,7 @@ async fn a_taken_port_is_a_clear_error() {
 
 #[tokio::test]
 async fn a_missing_command_is_a_clear_error() {
-    let port = free_port().to_string();
+    let port = port().to_string();
     let output = Command::new(binary())
         .args(["run", "--listen", &port, "--", "no-such-program-anywhere"])
         .output()
@@ -133,7 +134,7 @@ async fn a_missing_command_is_a_clear_error() {
 
 #[tokio::test]
 async fn status_says_when_nothing_runs() {
-    let port = free_port().to_string();
+    let port = port().to_string();
     let output = Command::new(binary())
         .args(["status", "--port", &port])
         .output()
@@ -147,7 +148,7 @@ async fn status_says_when_nothing_runs() {
 #[tokio::test]
 async fn the_status_socket_is_the_users_own() {
     let runtime = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = port();
     let mut child = Command::new(binary())
         .env("XDG_RUNTIME_DIR", runtime.path())
         .args(["run", "--listen", &format!("127.0.0.1:{port}"), "--"])

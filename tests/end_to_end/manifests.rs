@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use api_server::port;
 use tests::manifest::Service;
-use tests::pilotlight::{Options, Pilotlight, binary, free_port};
+use tests::pilotlight::{Options, Pilotlight, binary};
 
 /// Runs `pilotlight run -f FILE` on a manifest that must be refused; exit code and message.
 fn refused(manifest: &str) -> (Option<i32>, String) {
@@ -12,7 +13,7 @@ fn refused(manifest: &str) -> (Option<i32>, String) {
     let path = folder.path().join("bad.yaml");
     std::fs::write(&path, manifest).unwrap();
     let output = std::process::Command::new(binary())
-        .args(["run", "--listen", &free_port().to_string(), "-f"])
+        .args(["run", "--listen", &port().to_string(), "-f"])
         .arg(path)
         .output()
         .unwrap();
@@ -104,7 +105,7 @@ async fn json_on_standard_input_is_read() {
         "apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "piped"},
         "spec": {"template": {"spec": {"containers": [{"command": [binary()], "args": ["sample-app"]}]}}},
     });
-    let port = free_port();
+    let port = port();
     let mut child = std::process::Command::new(binary())
         .args(["run", "--listen", &format!("127.0.0.1:{port}"), "-f", "-"])
         .stdin(Stdio::piped())

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api_server::port;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
@@ -61,15 +62,6 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port of 127.0.0.1 that nothing listened on a moment ago.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port is free");
-    listener
-        .local_addr()
-        .expect("a bound listener has an address")
-        .port()
-}
-
 /// A running `pilotlight run`. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Pilotlight {
@@ -123,7 +115,7 @@ impl Pilotlight {
     /// Starts without waiting for anything.
     pub fn spawn(options: Options<'_>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let port = free_port();
+        let port = port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut command = Command::new(binary());
         command.arg("run").args(["--listen", &address.to_string()]);

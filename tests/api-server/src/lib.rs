@@ -17,6 +17,7 @@ pub mod scenarios;
 mod server;
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 pub use self::server::{ApiServer, client, client_as};
@@ -24,10 +25,30 @@ pub use self::server::{ApiServer, client, client_as};
 /// Whatever a scenario waits for must have happened by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A port that is free on every loopback address. Another program could take it before it is used.
+/// Ports that the kernel gives to no client (those begin at 32768): one that it had given away, even
+/// to a connection that has just ended, could not be listened on.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port that nothing listens on, and that this program was not given before. Another program could
+/// take it before it is used.
 pub fn port() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let count = u32::try_from(PORTS.len()).unwrap();
+    // Programs that run at the same time begin far from each other.
+    let first = std::process::id().wrapping_mul(2_654_435_761) % count;
+    let is_free = |port| {
+        let everywhere = TcpListener::bind(("::", port));
+        everywhere
+            .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+            .is_ok()
+    };
+    let mut ports = (0..count).map(|_| {
+        let given = u32::from(GIVEN.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + u16::try_from((first + given) % count).unwrap()
+    });
+    ports
+        .find(|port| is_free(*port))
+        .expect("one of so many ports is free")
 }
 
 /// Waits, at most two minutes, until `condition` gives something.
