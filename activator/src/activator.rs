@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::affinity::Signer;
 use crate::concurrency_reporter::{ConcurrencyReporter, RevisionReport};
-use crate::error::{self, Failure};
+use crate::error::{self, Failure, TIMEOUT_TEXT};
 use crate::exchange::{Counted, Exchange};
 use crate::http_metrics::Facts;
 use crate::metrics::Metrics;
@@ -200,7 +200,8 @@ impl Activator {
                             response.map(|body| Body::upstream(body, None))
                         }
                         None => response.map(|body| {
-                            Body::upstream(body, Some(exchange)).with_deadline(deadline)
+                            Body::upstream(body, Some(exchange))
+                                .with_deadline(deadline, TIMEOUT_TEXT)
                         }),
                     }
                 }

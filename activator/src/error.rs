@@ -7,8 +7,8 @@ use serving::deadline::Expired;
 use serving::forward::{self, Fault, ForwardError};
 use serving::names;
 
-/// Upstream's body of a 504, without a newline.
-const TIMEOUT_TEXT: &str = "activator request timeout";
+/// Upstream's body of a 504, and of a response whose body has not begun in time, without a newline.
+pub(crate) const TIMEOUT_TEXT: &str = "activator request timeout";
 
 /// Seconds after which a client may try a full queue again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");

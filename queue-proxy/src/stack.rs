@@ -49,6 +49,9 @@ const OVERLOADED: HeaderValue = HeaderValue::from_static("overloaded");
 /// Seconds after which a request that was refused for want of CPU time may come again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// Upstream's body of a 504, and of a response whose body has not begun in time, without a newline.
+const TIMEOUT_TEXT: &str = "request timeout";
+
 type GuardedBody = Body<Option<RequestGuard>>;
 
 /// The data ports' handler.
@@ -268,7 +271,7 @@ impl Stack {
             Err(expired) => {
                 self.timeout_names.warn(expired);
                 guard.abandon(StatusCode::GATEWAY_TIMEOUT);
-                text_response(StatusCode::GATEWAY_TIMEOUT, "request timeout", Some(guard))
+                text_response(StatusCode::GATEWAY_TIMEOUT, TIMEOUT_TEXT, Some(guard))
             }
         };
         if capable {
@@ -381,7 +384,7 @@ impl Stack {
             None => {
                 guard.answered(response.status());
                 let mut response = response.map(|body| Body::upstream(body, Some(guard)));
-                response.body_mut().set_deadline(deadline);
+                response.body_mut().set_deadline(deadline, TIMEOUT_TEXT);
                 response
             }
         }

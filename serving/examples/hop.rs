@@ -54,7 +54,9 @@ impl Handler for Hop {
         self.answered.set(self.answered.get() + 1);
         match answer {
             Ok(Ok(mut response)) => {
-                response.body_mut().set_deadline(deadline);
+                response
+                    .body_mut()
+                    .set_deadline(deadline, "request timeout");
                 response
             }
             Ok(Err(error)) => error.response(None),

@@ -4,7 +4,9 @@
 //! There is no boxing and no buffering: frames pass as hyper read them, and length and end of the
 //! stream are passed through, so that a `Content-Length` message stays one. A stream that breaks
 //! is never ended cleanly: the error makes HTTP/1 end without the final chunk and HTTP/2 with a
-//! reset.
+//! reset. A deadline that fires before anything of a body has come, whose length is not known, is no
+//! break: nothing of the app's is damaged, and the text of upstream's `pkg/http/handler/timeout.go`
+//! takes its place.
 
 use std::fmt;
 use std::pin::Pin;
@@ -74,6 +76,8 @@ pub struct Body<G: Guard = ()> {
     source: Source,
     bytes: u64,
     deadline: Option<Deadline>,
+    /// What stands for the body when the deadline fires before its first frame.
+    late: &'static str,
     /// Taken at the end.
     guard: Option<G>,
     /// Until the drop: bytes read in the meantime belong to this exchange.
@@ -144,6 +148,7 @@ impl<G: Guard> Body<G> {
             source,
             bytes: 0,
             deadline: None,
+            late: "",
             guard,
             busy: None,
             is_fresh: true,
@@ -166,16 +171,19 @@ impl<G: Guard> Body<G> {
         self.busy = Some(busy);
     }
 
-    /// Marks the response as started and enforces total and idle deadline on the body.
+    /// Marks the response as started and enforces total and idle deadline on the body; `late` is its
+    /// whole text if one fires before anything of it has come and its length is not known.
     #[must_use]
-    pub fn with_deadline(mut self, deadline: Deadline) -> Self {
-        self.set_deadline(deadline);
+    pub fn with_deadline(mut self, deadline: Deadline, late: &'static str) -> Self {
+        self.set_deadline(deadline, late);
         self
     }
 
     /// [`Body::with_deadline`] in place: `Response::map` moves head and body twice.
-    pub fn set_deadline(&mut self, deadline: Deadline) {
-        deadline.started();
+    pub fn set_deadline(&mut self, deadline: Deadline, late: &'static str) {
+        let takes_text = self.source.size_hint().exact().is_none();
+        self.late = if takes_text { late } else { "" };
+        deadline.started(takes_text);
         self.deadline = Some(deadline);
     }
 
@@ -185,6 +193,7 @@ impl<G: Guard> Body<G> {
             source: std::mem::replace(&mut self.source, Source::Empty),
             bytes: self.bytes,
             deadline: self.deadline.take(),
+            late: self.late,
             guard: Some(wrap(self.guard.take())),
             busy: self.busy.take(),
             is_fresh: self.is_fresh,
@@ -241,6 +250,7 @@ impl<G: Guard> http_body::Body for Body<G> {
         let this = &mut *self;
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                this.late = "";
                 if let Some(data) = frame.data_ref() {
                     this.bytes += data.len() as u64;
                     if let Some(deadline) = &this.deadline {
@@ -262,8 +272,15 @@ impl<G: Guard> http_body::Body for Body<G> {
                 let Some(expired) = expired else {
                     return Poll::Pending;
                 };
+                let late = std::mem::take(&mut this.late);
+                if late.is_empty() {
+                    this.end(Outcome::Expired(expired));
+                    return Poll::Ready(Some(Err(BodyError::Expired(expired))));
+                }
+                this.source = Source::Empty;
+                this.bytes = late.len() as u64;
                 this.end(Outcome::Expired(expired));
-                Poll::Ready(Some(Err(BodyError::Expired(expired))))
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(late.as_bytes())))))
             }
         }
     }

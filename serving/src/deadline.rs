@@ -1,5 +1,5 @@
 //! Total, response-start and idle deadlines of one request, without a timer per request.
-//! The rules are those of upstream's `pkg/http/handler/timeout.go`, except that a stream that has
+//! The rules are those of upstream's `pkg/http/handler/timeout.go`, except that a body that has
 //! begun is aborted instead of ended with a text.
 //!
 //! Every task that serves requests owns one `Watch`. It arms a sleep when it needs one and leaves
@@ -80,6 +80,8 @@ pub(crate) struct Watch {
     /// The earliest of all that is due.
     next: Cell<Option<Instant>>,
     expired: Cell<Option<Expired>>,
+    /// Whether the response has begun in such a way that a text can still stand for its body.
+    takes_text: Cell<bool>,
     /// The number of the request that the clocks belong to.
     number: Cell<u32>,
     /// Whether an outer future polls this watch; otherwise [`Deadline::limit`] does.
@@ -91,9 +93,9 @@ pub(crate) struct Watch {
 pub(crate) enum Due {
     /// No complete request head in time.
     Head,
-    /// Nothing was written yet: poll the request, it will answer by itself.
+    /// Nothing was written yet, or nothing of the body: poll the request, it will answer by itself.
     Answer,
-    /// The response had begun: end it the hard way.
+    /// The body had begun, or did not take its text: end it the hard way.
     Abort,
 }
 
@@ -188,6 +190,7 @@ impl Watch {
             head: Cell::new(None),
             next: Cell::new(None),
             expired: Cell::new(None),
+            takes_text: Cell::new(false),
             number: Cell::new(0),
             supervised,
         }
@@ -252,6 +255,11 @@ impl Watch {
         let clocks = self.clocks.get();
         if let Some(expired) = clocks.and_then(|clocks| clocks.expired(now)) {
             self.expired.set(Some(expired));
+            if self.takes_text.take() {
+                // A client that takes nothing would keep its request from ending itself: with
+                // `next` as it is that is due at once, unless the request ends when it is polled.
+                return Some(Due::Answer);
+            }
             // Nothing further can be due; whoever serves the request ends it now.
             self.next.set(None);
             return Some(if clocks.is_some_and(|clocks| clocks.started) {
@@ -299,6 +307,7 @@ impl Deadline {
         let clocks = Clocks::start(timeouts, now);
         watch.clocks.set(Some(clocks));
         watch.expired.set(clocks.expired(now));
+        watch.takes_text.set(false);
         watch.number.set(watch.number.get().wrapping_add(1));
         watch.schedule();
         Self {
@@ -326,13 +335,14 @@ impl Deadline {
         }
     }
 
-    /// How long an upgraded connection may last that this request becomes: its 101 has met the
-    /// response-start deadline.
+    /// How long an upgraded connection may last that this request becomes. What the app sends behind
+    /// its 101 meets the response-start deadline.
     pub fn lifetime(&self) -> Lifetime {
         // They are there while this is: no other request begins on a connection that is upgraded.
         let clocks = self.watch.clocks.get();
         Lifetime {
             until: clocks.map(|clocks| clocks.total),
+            response_start: clocks.and_then(|clocks| clocks.start_at()),
             idle: clocks
                 .and_then(|clocks| clocks.idle)
                 .map(|idle| idle.period),
@@ -345,8 +355,14 @@ impl Deadline {
     }
 
     /// The final status is on its way: the response-start deadline is met, and a deadline that
-    /// fires from now on aborts the stream.
-    pub fn started(&self) {
+    /// fires from now on aborts the stream, unless it `takes_text`: then its body is polled once
+    /// before.
+    pub(crate) fn started(&self, takes_text: bool) {
+        self.watch.takes_text.set(takes_text);
+        self.restart_idle();
+    }
+
+    fn restart_idle(&self) {
         if let Some(mut clocks) = self.watch.clocks.get() {
             clocks.started = true;
             if let Some(idle) = &mut clocks.idle {
@@ -359,12 +375,13 @@ impl Deadline {
         }
     }
 
-    /// A piece of the body is on its way.
+    /// A piece of the body is on its way, and a text can no longer stand for it.
     pub(crate) fn wrote(&self) {
+        self.watch.takes_text.set(false);
         if let Some(clocks) = self.watch.clocks.get()
             && clocks.idle.is_some()
         {
-            self.started();
+            self.restart_idle();
         }
     }
 

@@ -46,9 +46,21 @@ pub struct Upgrade {
 pub struct Lifetime {
     /// When it ends whatever passes.
     pub until: Option<Instant>,
+    /// Until when the app must have sent something behind its 101. Upstream ends it then whatever
+    /// was sent (knative/serving#16169).
+    pub response_start: Option<Instant>,
     /// It ends when for so long nothing passes in either direction. Upstream ends it then although
-    /// bytes pass, and ends it with the response-start timeout as well (knative/serving#16169).
+    /// bytes pass.
     pub idle: Option<Duration>,
+}
+
+/// What has passed through a tunnel so far.
+#[derive(Debug)]
+struct Traffic {
+    /// When something did.
+    last: Cell<Instant>,
+    /// Whether anything came from the app.
+    answered: Cell<bool>,
 }
 
 /// The running tunnels of one server. A clone is another handle on the same. Not `Send`.
@@ -77,20 +89,41 @@ struct Running<G: Guard> {
 // === impl Lifetime ===
 
 impl Lifetime {
-    /// Ends when it is over, `last` being when something passed.
-    async fn expired(self, last: Option<&Cell<Instant>>) -> Expired {
+    /// Ends when it is over, with `traffic` as it is then.
+    async fn expired(self, traffic: &Traffic) -> Expired {
         loop {
-            let idle = self.idle.zip(last).map(|(idle, last)| last.get() + idle);
-            let (next, expired) = match (self.until, idle) {
-                (Some(until), Some(idle)) if idle < until => (idle, Expired::Idle),
-                (Some(until), _) => (until, Expired::Total),
-                (None, Some(idle)) => (idle, Expired::Idle),
-                (None, None) => return std::future::pending().await,
+            let response_start = self.response_start.filter(|_| !traffic.answered.get());
+            let clocks = [
+                (self.until, Expired::Total),
+                (response_start, Expired::ResponseStart),
+                (
+                    self.idle.map(|idle| traffic.last.get() + idle),
+                    Expired::Idle,
+                ),
+            ];
+            let running = clocks
+                .into_iter()
+                .filter_map(|(at, expired)| Some((at?, expired)));
+            let Some((next, expired)) = running.min_by_key(|(at, _)| *at) else {
+                return std::future::pending().await;
             };
             if next <= Instant::now() {
                 return expired;
             }
             sleep_until(next).await;
+        }
+    }
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    fn passed(&self, to_app: bool, to_client: bool) {
+        if to_app || to_client {
+            self.last.set(Instant::now());
+        }
+        if to_client {
+            self.answered.set(true);
         }
     }
 }
@@ -161,17 +194,21 @@ impl<G: Guard> Running<G> {
         if lifetime == Lifetime::default() {
             return self.run(upgrade, None).await;
         }
-        let last = lifetime.idle.map(|_| Cell::new(Instant::now()));
+        let traffic = Traffic {
+            last: Cell::new(Instant::now()),
+            answered: Cell::new(false),
+        };
+        // Without these clocks nobody asks, and the time is not looked at.
+        let asked = lifetime.idle.is_some() || lifetime.response_start.is_some();
         let expired = tokio::select! {
             biased;
-            () = self.run(upgrade, last.as_ref()) => return,
-            expired = lifetime.expired(last.as_ref()) => expired,
+            () = self.run(upgrade, asked.then_some(&traffic)) => return,
+            expired = lifetime.expired(&traffic) => expired,
         };
         self.end.outcome = Outcome::Expired(expired);
     }
 
-    /// `last` is kept up to date with when something passed.
-    async fn run(&mut self, upgrade: Upgrade, last: Option<&Cell<Instant>>) {
+    async fn run(&mut self, upgrade: Upgrade, traffic: Option<&Traffic>) {
         let is_websocket = upgrade.is_websocket;
         // When the 101 has been written.
         let Ok(client) = upgrade.client.await else {
@@ -181,7 +218,7 @@ impl<G: Guard> Running<G> {
         let state = Rc::clone(&self.state);
         let ended = tokio::select! {
             biased;
-            ended = tunnel.relay(&state.chunk, &mut self.end.bytes, last) => Some(ended),
+            ended = tunnel.relay(&state.chunk, &mut self.end.bytes, traffic) => Some(ended),
             () = state.closing() => None,
         };
         let ended = match ended {

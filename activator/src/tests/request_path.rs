@@ -191,18 +191,22 @@ fn upgrades_are_tunnelled() {
     });
 }
 
-/// Edge case 46: the response-start timeout does not cut a tunnel; the total one does, and the idle
-/// one when nothing passes.
+/// Edge case 46: the response-start timeout cuts a tunnel in which the app has said nothing and no
+/// other; the total one cuts any, and the idle one when nothing passes.
 #[test]
-fn edge_case_46_tunnels_end_at_the_total_or_idle_timeout() {
+fn edge_case_46_tunnels_end_at_the_timeouts() {
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(400);
     run(async {
-        for (timeout, idle_timeout) in [(SHORT, None), (LONG, Some(SHORT))] {
+        for (timeout, idle_timeout, response_start_timeout, said) in [
+            (SHORT, None, SHORT / 4, "hello"),
+            (LONG, Some(SHORT), SHORT / 4, "hello"),
+            (LONG, None, SHORT, ""),
+        ] {
             let world = World::with(Revision {
                 timeout,
                 idle_timeout,
-                response_start_timeout: Some(SHORT / 4),
+                response_start_timeout: Some(response_start_timeout),
                 ..revision(1)
             })
             .await;
@@ -214,8 +218,10 @@ fn edge_case_46_tunnels_end_at_the_total_or_idle_timeout() {
             let mut client = TcpStream::connect(world.address).await.unwrap();
             client.write_all(UPGRADE).await.unwrap();
             assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
-            let mut rest = Vec::new();
-            client.read_to_end(&mut rest).await.unwrap();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, said);
             let lasted = tokio::time::Instant::now() - start;
             assert!((SHORT * 3 / 4..LONG / 2).contains(&lasted), "{lasted:?}");
             eventually("the slot is free", || world.snapshot().in_flight == 0).await;
@@ -291,7 +297,13 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> String {
 #[test]
 fn edge_cases_47_and_53_broken_streams() {
     run(async {
-        for breaks in [true, false] {
+        for (breaks, begun, seen) in [
+            (true, "4\r\nbody\r\n", None),
+            (false, "4\r\nbody\r\n", None),
+            (true, "", None),
+            // Nothing of the app's is damaged.
+            (false, "", Some("activator request timeout")),
+        ] {
             let world = World::with(Revision {
                 timeout: Duration::from_millis(300),
                 ..revision(0)
@@ -299,18 +311,23 @@ fn edge_cases_47_and_53_broken_streams() {
             .await;
             let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = socket.local_addr().unwrap();
-            tokio::task::spawn_local(serve_broken(socket, breaks));
+            tokio::task::spawn_local(serve_broken(socket, begun, breaks));
             world.list_and_wait(&[address]).await;
             let response = respond(world.address, request("/")).await;
             assert_eq!(response.status(), 200);
             let body = http_body_util::BodyExt::collect(response.into_body()).await;
-            assert!(body.is_err(), "aborted");
+            let body = body.map(|body| body.to_bytes()).ok();
+            assert_eq!(
+                body.as_deref(),
+                seen.map(str::as_bytes),
+                "{breaks} {begun:?}"
+            );
         }
     });
 }
 
 /// Answers probes; begins a chunked response for anything else, and breaks off or goes silent.
-async fn serve_broken(socket: TcpListener, breaks: bool) {
+async fn serve_broken(socket: TcpListener, begun: &'static str, breaks: bool) {
     loop {
         let (mut stream, _) = socket.accept().await.unwrap();
         tokio::task::spawn_local(async move {
@@ -324,8 +341,9 @@ async fn serve_broken(socket: TcpListener, breaks: bool) {
                     stream.write_all(answer).await.unwrap();
                     continue;
                 }
-                let begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n";
-                stream.write_all(begun).await.unwrap();
+                let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let answer = format!("{head}{begun}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
                 if breaks {
                     return;
                 }

@@ -126,6 +126,30 @@ fn row_18_a_timeout_in_the_middle_of_a_response_aborts_it() {
     });
 }
 
+/// Upstream's `TestRevisionTimeout` expects it in its case `writes_first_byte_before_timeout`.
+#[test]
+fn row_18_a_timeout_before_the_body_gives_a_text() {
+    run(async {
+        let app = App::start(|_| async {
+            let (sender, response) = stream();
+            tokio::task::spawn_local(async move {
+                sender.closed().await;
+            });
+            response
+        })
+        .await;
+        let sidecar = Sidecar::start(app.address, &[("REVISION_TIMEOUT_SECONDS", "1")]).await;
+        let answer = get(sidecar.data, "/", "").await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (200, "request timeout")
+        );
+        assert!(answer.complete);
+        let running = app.running.clone();
+        eventually("the app's request is aborted", || running.get() == 0).await;
+    });
+}
+
 #[test]
 fn a_response_that_has_started_is_not_cut_by_the_start_timeout() {
     run(async {
@@ -154,8 +178,36 @@ fn a_response_that_has_started_is_not_cut_by_the_start_timeout() {
     });
 }
 
+/// Upstream's `TestWebSocketWithTimeout` expects it.
 #[test]
-fn row_20_an_open_websocket_outlives_the_start_timeout() {
+fn row_20_a_websocket_without_an_answer_ends_at_the_start_timeout() {
+    run(async {
+        let app = App::raw(|mut stream| async move {
+            read_head(&mut stream).await;
+            let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            write(&mut stream, head).await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let timeout = ("REVISION_RESPONSE_START_TIMEOUT_SECONDS", "1");
+        let sidecar = Sidecar::start(app, &[timeout]).await;
+        let started = Instant::now();
+        let mut client = connect(sidecar.data).await;
+        let request =
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(request).await.expect("writable");
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.expect("an end");
+        assert_eq!(rest, b"");
+        let elapsed = Instant::now() - started;
+        assert!(elapsed >= Duration::from_secs(1), "{elapsed:?}");
+    });
+}
+
+#[test]
+fn row_20_a_websocket_in_use_outlives_the_start_timeout() {
     run(async {
         let app = App::raw(|mut stream| async move {
             read_head(&mut stream).await;

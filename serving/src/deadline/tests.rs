@@ -75,7 +75,7 @@ async fn a_started_response_meets_its_start_deadline() {
         ..TIMEOUTS
     });
     advance(seconds(59)).await;
-    deadline.started();
+    deadline.started(false);
     let start = Instant::now();
     let mut waiting = spawn(deadline.limit(pending::<()>()));
     assert_pending!(waiting.poll());
@@ -135,6 +135,30 @@ async fn a_sleep_is_armed_once_for_many_requests() {
     );
 }
 
+/// A text may stand for the body once; a request that does not take it then is cut, and so is one
+/// whose body has begun.
+#[tokio::test(start_paused = true)]
+async fn a_started_response_is_polled_once_before_it_is_cut() {
+    for begun in [false, true] {
+        let watch = Watch::supervised(Rc::default());
+        let mut task = spawn(poll_fn(|cx| {
+            watch.poll(cx).map_or(Poll::Pending, Poll::Ready)
+        }));
+        let deadline = Deadline::start(&watch, &only_total(seconds(10)), Instant::now());
+        deadline.started(true);
+        if begun {
+            deadline.wrote();
+        }
+        assert_pending!(task.poll());
+        advance(seconds(11)).await;
+        if !begun {
+            assert_eq!(assert_ready!(task.poll()), Due::Answer);
+        }
+        assert_eq!(assert_ready!(task.poll()), Due::Abort);
+        assert_pending!(task.poll());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_earlier_deadline_rearms_the_sleep() {
     let watch = Watch::supervised(Rc::default());
@@ -149,7 +173,7 @@ async fn an_earlier_deadline_rearms_the_sleep() {
     ));
     let deadline = Deadline::start(&watch, &only_total(seconds(5)), Instant::now());
     assert_pending!(task.poll());
-    deadline.started();
+    deadline.started(false);
     advance(seconds(5)).await;
     assert_eq!(assert_ready!(task.poll()), Due::Abort);
 }

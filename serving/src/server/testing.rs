@@ -167,7 +167,9 @@ impl Handler for Hop {
             .limit(self.answer(request, connection, &deadline))
             .await
         {
-            Ok(Ok(response)) => response.map(|body| body.with_deadline(deadline)),
+            Ok(Ok(response)) => {
+                response.map(|body| body.with_deadline(deadline, "request timeout"))
+            }
             Ok(Err(error)) => error.response(None),
             Err(_) => text_response(StatusCode::GATEWAY_TIMEOUT, "request timeout", None),
         }

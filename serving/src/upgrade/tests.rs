@@ -84,7 +84,8 @@ fn a_tunnel_keeps_order_and_amount() {
     });
 }
 
-/// Row 20: the 101 meets the response-start deadline, and silence is no harm without an idle one.
+/// Row 20: what the app says meets the response-start deadline, and silence is no harm without an
+/// idle one.
 #[test]
 fn a_tunnel_lives_until_the_total_deadline() {
     local(async {
@@ -100,6 +101,32 @@ fn a_tunnel_lives_until_the_total_deadline() {
         assert!(tokio::time::Instant::now() - start >= Duration::from_millis(400));
         let end = hop.ends.wait(1).await[0];
         assert_eq!(end.outcome, Outcome::Expired(Expired::Total));
+    });
+}
+
+/// Row 20: the 101 alone is no response, whatever the client says.
+#[test]
+fn a_tunnel_ends_when_the_app_does_not_start() {
+    local(async {
+        let timeouts = Timeouts {
+            total: Duration::from_secs(60),
+            response_start: Some(Duration::from_millis(300)),
+            idle: None,
+        };
+        let (app, hop, proxy) = app_and_hop(|hop| hop.with_timeouts(timeouts)).await;
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: custom\r\n\r\n";
+        let mut client = send(proxy.address, request).await;
+        let mut app = accept(&app).await;
+        read_head(&mut app).await;
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: custom\r\n\r\n";
+        write(&mut app, head).await;
+        read_head(&mut client).await;
+        write(&mut client, "hello?").await;
+        assert_eq!(read_until(&mut app, "hello?").await, "hello?");
+        assert_eq!(read_rest(&mut client).await, "");
+        let end = hop.ends.wait(1).await[0];
+        assert_eq!(end.outcome, Outcome::Expired(Expired::ResponseStart));
     });
 }
 

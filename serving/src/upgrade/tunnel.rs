@@ -1,6 +1,6 @@
 //! Two directions of bytes between two connections.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,10 +10,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
-use super::CHUNK;
 use super::websocket::{CLOSE_TO_CLIENT, CLOSE_TO_SERVER, Position};
+use super::{CHUNK, Traffic};
 use crate::pool::Stream;
 use crate::server::{Observed, Socket};
 
@@ -178,13 +177,13 @@ impl Tunnel {
     }
 
     /// Until both directions have ended, or one broke. Cancel-safe: nothing read is lost, and
-    /// calling it again goes on. `to_client` counts what the client got; `last` is set whenever
+    /// calling it again goes on. `to_client` counts what the client got; `traffic` is told whenever
     /// something passed.
     pub(super) async fn relay(
         &mut self,
         chunk: &RefCell<Vec<u8>>,
         to_client: &mut u64,
-        last: Option<&Cell<Instant>>,
+        traffic: Option<&Traffic>,
     ) -> io::Result<()> {
         poll_fn(|cx| {
             let mut chunk = chunk.borrow_mut();
@@ -197,10 +196,8 @@ impl Tunnel {
             let down =
                 self.to_client
                     .poll(&mut self.app, &mut self.client, cx, &mut chunk, to_client);
-            if let Some(last) = last
-                && (to_app > 0 || *to_client > before)
-            {
-                last.set(Instant::now());
+            if let Some(traffic) = traffic {
+                traffic.passed(to_app > 0, *to_client > before);
             }
             match (up, down) {
                 (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {

@@ -47,6 +47,56 @@ fn a_deadline_cuts_a_stream() {
     });
 }
 
+/// Row 18: where nothing of the body has come, nothing is damaged by a text in its place.
+#[test]
+fn a_deadline_before_the_body_gives_a_text() {
+    local(async {
+        let (app, hop, proxy) = app_and_hop(|hop| hop.with_timeouts(SHORT)).await;
+        let mut client = send(proxy.address, GET).await;
+        let mut app = accept(&app).await;
+        read_head(&mut app).await;
+        write(
+            &mut app,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )
+        .await;
+        let answer = read_until(&mut client, "0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nF\r\nrequest timeout\r\n0\r\n\r\n"),
+            "{answer}"
+        );
+        let end = hop.ends.wait(1).await[0];
+        assert_eq!(
+            (end.outcome, end.bytes),
+            (Outcome::Expired(Expired::Total), 15)
+        );
+        // The app's connection is gone, the client's is not.
+        read_rest(&mut app).await;
+        write(&mut client, GET).await;
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 504"));
+    });
+}
+
+/// A text in the place of a body whose length was told would be another lie.
+#[test]
+fn a_deadline_cuts_a_body_of_known_length_before_it_begins() {
+    local(async {
+        let (app, hop, proxy) = app_and_hop(|hop| hop.with_timeouts(SHORT)).await;
+        let mut client = send(proxy.address, GET).await;
+        let mut app = accept(&app).await;
+        read_head(&mut app).await;
+        write(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n").await;
+        let answer = read_rest(&mut client).await;
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        let end = hop.ends.wait(1).await[0];
+        assert_eq!(
+            (end.outcome, end.bytes),
+            (Outcome::Expired(Expired::Total), 0)
+        );
+    });
+}
+
 /// The idle deadline between two writes, while the client waits.
 #[test]
 fn an_idle_stream_is_cut() {

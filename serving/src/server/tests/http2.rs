@@ -1,13 +1,24 @@
 //! HTTP/2 by prior knowledge.
 
+use futures_util::stream::Pending;
+
 use super::*;
 
 type H2 = hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>;
 
 async fn connect_h2(address: std::net::SocketAddr) -> (H2, JoinHandle<hyper::Result<()>>) {
+    connect_h2_with_window(address, None).await
+}
+
+/// `window` is how much of a response the client takes; hyper's own without.
+async fn connect_h2_with_window(
+    address: std::net::SocketAddr,
+    window: impl Into<Option<u32>>,
+) -> (H2, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (requests, connection) =
         hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .initial_stream_window_size(window)
             .handshake(TokioIo::new(stream))
             .await
             .expect("a handshake");
@@ -165,6 +176,46 @@ fn http2_streams_have_their_own_deadlines() {
                 .to_bytes();
             assert_eq!(body, "request timeout");
         }
+    });
+}
+
+/// Row 18 over HTTP/2; from a client that takes no byte its slot is taken as well.
+#[test]
+fn an_http2_body_that_does_not_begin_in_time() {
+    local(async {
+        let socket = listen().await;
+        let address = socket.local_addr().expect("bound");
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let service = hyper::service::service_fn(|_| async {
+                    let frames = futures_util::stream::pending();
+                    let body: StreamBody<Pending<Result<http_body::Frame<Bytes>, Infallible>>> =
+                        StreamBody::new(frames);
+                    Ok::<_, Infallible>(Response::new(body))
+                });
+                let builder =
+                    hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                tokio::task::spawn_local(builder.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        let hop = Hop::to(address).with_limit(2).with_timeouts(SHORT);
+        let hop = Rc::new(hop);
+        let proxy = start(Rc::clone(&hop), ServerOptions::default()).await;
+        let (mut requests, _connection) = connect_h2(proxy.address).await;
+        let answer = requests.send_request(h2_request("/")).await;
+        let answer = answer.expect("a response");
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.expect("a body");
+        assert_eq!(body.to_bytes(), "request timeout");
+        let (mut requests, _connection) = connect_h2_with_window(proxy.address, 0).await;
+        let _answer = requests.send_request(h2_request("/")).await;
+        let ends = hop.ends.wait(2).await;
+        assert!(
+            ends.iter()
+                .all(|end| end.outcome == Outcome::Expired(Expired::Total)),
+            "{ends:?}"
+        );
+        assert_eq!(hop.breaker.as_ref().map(Breaker::in_flight), Some(0));
     });
 }
 
