@@ -121,8 +121,7 @@ without_ours() {
 rolled_out() { [[ $1 == sidecar ]] || serving rollout status "deployment/$1" --timeout=300s; }
 
 # lay_over [FLAG...]: takes the objects on standard input. Ours, which say so by a label, are applied.
-# Upstream's are there and are patched: a server-side apply by kubectl over what was once applied from
-# the client first takes all of its fields over, and then drops those that the overlay does not name.
+# Upstream's are there and are patched, which leaves kubectl's note of how they were applied as it is.
 lay_over() (
     folder=$(mktemp -d)
     trap 'rm -r "$folder"' EXIT
