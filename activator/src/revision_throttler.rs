@@ -8,7 +8,6 @@
 //! proxies nor probes. Upstream: `revisionThrottler.try` in `pkg/activator/net/throttler.go`, whose
 //! two breakers (revision and pod) are one decision here.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,19 +16,18 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use serving::RevisionId;
-use slab::Slab;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::affinity::Session;
 use crate::error::Refused;
 use crate::options::RevisionSnapshot;
-use crate::picker::Candidate;
 use crate::pod_tracker::PodTracker;
 use crate::queue_budget::Places;
 pub use crate::queue_budget::QueueBudget;
-use crate::retry_budget::RetryBudget;
 use crate::trackers::{Trackers, Usable};
+use state::{State, Wakers};
+
+mod state;
 
 /// See the module.
 // As with pods, each request writes to it.
@@ -69,48 +67,6 @@ enum Place {
     Done,
 }
 
-#[derive(Debug)]
-struct State {
-    trackers: Trackers,
-    in_flight: usize,
-    waiters: Slab<Waiter>,
-    /// Keys of `waiters` in order of arrival; those of waiters that left are skipped by their
-    /// ticket and swept when they outnumber the rest.
-    line: VecDeque<(usize, u64)>,
-    next_ticket: u64,
-    /// Who waits for one pod and no other. They are not in `line`.
-    pinned: Vec<Pinned>,
-    /// All who wait, in `line` and `pinned`.
-    queued: Places,
-    /// Waiters that were given a slot and have not been polled since; see [`MAX_HANDED`].
-    handed: usize,
-    retries: RetryBudget,
-    random: fastrand::Rng,
-    deleted: bool,
-}
-
-/// The line for one pod, which is never empty.
-#[derive(Debug)]
-struct Pinned {
-    tracker: Arc<PodTracker>,
-    /// Keys of `waiters` in order of arrival.
-    line: VecDeque<usize>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    bytes: usize,
-    /// Boxed: most requests have none.
-    session: Option<Box<Session>>,
-    waker: Option<Waker>,
-    bound: Option<Arc<PodTracker>>,
-    refused: bool,
-}
-
-/// Wakers to call after the lock is gone.
-type Wakers = SmallVec<[Waker; 4]>;
-
 // === impl RevisionThrottler ===
 
 impl RevisionThrottler {
@@ -124,19 +80,7 @@ impl RevisionThrottler {
         Arc::new(Self {
             id: id.into(),
             budget,
-            state: Mutex::new(State {
-                trackers: Trackers::new(container_concurrency),
-                in_flight: 0,
-                waiters: Slab::new(),
-                line: VecDeque::new(),
-                next_ticket: 0,
-                pinned: Vec::new(),
-                queued: Places::default(),
-                handed: 0,
-                retries: RetryBudget::default(),
-                random: fastrand::Rng::with_seed(seed),
-                deleted: false,
-            }),
+            state: Mutex::new(State::new(Trackers::new(container_concurrency), seed)),
         })
     }
 
@@ -359,206 +303,6 @@ impl RevisionThrottler {
         });
     }
 }
-
-// === impl State ===
-
-impl State {
-    /// A slot for a request that has not waited. Nobody is overtaken: while a slot is free nobody
-    /// waits for it, except that a request which comes back may use one before it is handed on.
-    fn bind_newcomer(&mut self, session: Option<Session>, again: bool) -> Option<Arc<PodTracker>> {
-        if self.in_line() > 0 && !again {
-            return None;
-        }
-        self.bind(session)
-    }
-
-    fn bind(&mut self, session: Option<Session>) -> Option<Arc<PodTracker>> {
-        let (in_flight, random) = (self.in_flight, &mut self.random);
-        let random = |below| random.usize(..below);
-        let tracker = match session {
-            Some(session) => self.trackers.acquire_for(session, in_flight, random),
-            None => self.trackers.acquire(in_flight, random),
-        }?;
-        self.in_flight += 1;
-        Some(tracker)
-    }
-
-    /// How many wait for any pod.
-    fn in_line(&self) -> usize {
-        let pinned = self.pinned.iter().map(|it| it.line.len());
-        self.queued.count - pinned.sum::<usize>()
-    }
-
-    fn push(&mut self, session: Option<Session>, bytes: usize, front: bool) -> usize {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        let only = session.filter(|it| it.only).and_then(|it| it.pod);
-        let only = only.and_then(|dest| self.trackers.find(dest));
-        let key = self.waiters.insert(Waiter {
-            ticket,
-            bytes,
-            session: session.map(|it| {
-                let only = only.is_some();
-                Box::new(Session { only, ..it })
-            }),
-            waker: None,
-            bound: None,
-            refused: false,
-        });
-        if let Some(tracker) = only {
-            match self
-                .pinned
-                .iter_mut()
-                .find(|it| Arc::ptr_eq(&it.tracker, tracker))
-            {
-                Some(pinned) => pinned.line.push_back(key),
-                None => self.pinned.push(Pinned {
-                    tracker: Arc::clone(tracker),
-                    line: VecDeque::from([key]),
-                }),
-            }
-        } else if front {
-            self.line.push_front((key, ticket));
-        } else {
-            self.line.push_back((key, ticket));
-        }
-        self.queued += Places::one(bytes);
-        key
-    }
-
-    /// The one who waited longest, now out of line.
-    fn pop(&mut self) -> Option<usize> {
-        while let Some((key, ticket)) = self.line.pop_front() {
-            let waits = self.waiters.get(key).is_some_and(|waiter| {
-                waiter.ticket == ticket && waiter.bound.is_none() && !waiter.refused
-            });
-            if waits {
-                self.queued -= Places::one(self.waiters[key].bytes);
-                return Some(key);
-            }
-        }
-        None
-    }
-
-    /// The session of the one who waited longest.
-    fn next_session(&mut self) -> Option<Session> {
-        while let Some((key, ticket)) = self.line.front() {
-            match self.waiters.get(*key) {
-                Some(it) if it.ticket == *ticket && it.bound.is_none() && !it.refused => {
-                    return it.session.as_deref().copied();
-                }
-                _ => self.line.pop_front(),
-            };
-        }
-        None
-    }
-
-    /// Hands free slots to waiters; the places that they leave.
-    fn dispatch(&mut self, wakers: &mut Wakers) -> Places {
-        let before = self.queued;
-        self.dispatch_pinned(wakers);
-        while self.in_line() > 0 && self.handed < MAX_HANDED {
-            let session = self.next_session();
-            let Some(tracker) = self.bind(session) else {
-                break;
-            };
-            let key = self.pop().expect("someone is in line");
-            self.hand(key, tracker, wakers);
-        }
-        let mut left = before;
-        left -= self.queued;
-        left
-    }
-
-    fn dispatch_pinned(&mut self, wakers: &mut Wakers) {
-        let mut at = 0;
-        while at < self.pinned.len() && self.handed < MAX_HANDED {
-            let pinned = &mut self.pinned[at];
-            if !pinned.tracker.has_free_slot() {
-                at += 1;
-                continue;
-            }
-            let key = pinned.line.pop_front().expect("never empty");
-            let tracker = Arc::clone(&pinned.tracker);
-            if pinned.line.is_empty() {
-                self.pinned.swap_remove(at);
-            }
-            tracker.reserve();
-            self.in_flight += 1;
-            self.queued -= Places::one(self.waiters[key].bytes);
-            self.hand(key, tracker, wakers);
-        }
-    }
-
-    fn hand(&mut self, key: usize, tracker: Arc<PodTracker>, wakers: &mut Wakers) {
-        let waiter = &mut self.waiters[key];
-        waiter.bound = Some(tracker);
-        wakers.extend(waiter.waker.take());
-        self.handed += 1;
-    }
-
-    /// Who waits for a pod that does not stay joins the front of the line.
-    fn unpin(&mut self, stays: impl Fn(&Trackers, SocketAddr) -> bool) {
-        for pinned in std::mem::take(&mut self.pinned) {
-            if stays(&self.trackers, pinned.tracker.dest()) {
-                self.pinned.push(pinned);
-                continue;
-            }
-            for key in pinned.line.into_iter().rev() {
-                let waiter = &mut self.waiters[key];
-                if let Some(session) = &mut waiter.session {
-                    session.only = false;
-                }
-                self.line.push_front((key, waiter.ticket));
-            }
-        }
-    }
-
-    /// A waiter has left that may have waited for one pod.
-    fn leave_pinned(&mut self, key: usize) {
-        for pinned in &mut self.pinned {
-            pinned.line.retain(|it| *it != key);
-        }
-        self.pinned.retain(|it| !it.line.is_empty());
-    }
-
-    /// Takes a waiter out for good; its entry in the line stays until it is passed or swept.
-    fn leave(&mut self, key: usize) -> Waiter {
-        let waiter = self.waiters.remove(key);
-        if waiter.bound.is_some() {
-            self.handed -= 1;
-        } else if !waiter.refused {
-            self.queued -= Places::one(waiter.bytes);
-            if waiter.session.as_ref().is_some_and(|it| it.only) {
-                self.leave_pinned(key);
-            }
-            // Without the sweep, clients that come and go at a cold revision would leave their
-            // tickets behind for as long as it stays cold.
-            if self.line.len() > 2 * self.queued.count + SWEEP_SLACK {
-                let waiters = &self.waiters;
-                self.line.retain(|(key, ticket)| {
-                    waiters
-                        .get(*key)
-                        .is_some_and(|waiter| waiter.ticket == *ticket)
-                });
-            }
-        }
-        if self.waiters.is_empty() {
-            // A burst's memory is not kept.
-            self.waiters = Slab::new();
-            self.line = VecDeque::new();
-        }
-        waiter
-    }
-}
-
-/// Tickets of waiters that left, beyond the number that waits, before they are swept.
-const SWEEP_SLACK: usize = 64;
-
-/// Waiters of one revision that are on their way at once. A revision without a limit that comes up
-/// would otherwise wake its whole queue, and requests of every other revision would run behind it;
-/// each waiter that gets going lets the next one go.
-const MAX_HANDED: usize = 64;
 
 // === impl Acquire ===
 

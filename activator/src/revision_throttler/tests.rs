@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use tokio_test::task::{Spawn, spawn};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 
+use super::state::{MAX_HANDED, SWEEP_SLACK};
 use super::*;
 use crate::options::Limits;
+use crate::picker::Candidate as _;
 
 fn limits(per_revision: usize, in_all: usize) -> QueueBudget {
     QueueBudget::new(Limits {
