@@ -41,10 +41,10 @@ mod throttling;
 #[path = "cluster/whole.rs"]
 mod whole;
 
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use api_server::scenarios;
 use tokio::time::Instant;
 
 use self::api::Api;
@@ -56,23 +56,7 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
 }
 
-type Ended = Pin<Box<dyn Future<Output = ()>>>;
-
-/// A scenario: its name, and how it starts.
-#[derive(Clone, Copy)]
-struct Scenario {
-    name: &'static str,
-    start: fn(Rc<Cluster>) -> Ended,
-}
-
-macro_rules! scenarios {
-    ($($module:ident::$name:ident),* $(,)?) => {
-        [$(Scenario {
-            name: concat!(stringify!($module), "::", stringify!($name)),
-            start: |cluster| Box::pin($module::$name(cluster)),
-        }),*]
-    };
-}
+type Scenario = api_server::scenarios::Scenario<Cluster>;
 
 /// Run side by side, each in a namespace of its own.
 const SIDE_BY_SIDE: [Scenario; 9] = scenarios![
@@ -103,13 +87,10 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|it| !it.starts_with('-'))
         .collect();
-    let selected = |scenario: &Scenario| {
-        texts.is_empty() || texts.iter().any(|text| scenario.name.contains(text))
-    };
     let mut side_by_side = SIDE_BY_SIDE.to_vec();
-    side_by_side.retain(selected);
+    side_by_side.retain(|it| it.selected(&texts));
     let mut alone = ALONE.to_vec();
-    alone.retain(selected);
+    alone.retain(|it| it.selected(&texts));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -137,65 +118,9 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     settings.import_images();
     let cluster = Rc::new(Cluster { api, settings });
     serving_stand_in::prepare(&cluster).await;
-    report("install", begun);
+    api_server::scenarios::report("install", begun, Instant::now());
     // Whatever happens from here on, nothing stays behind.
-    let failed = scenarios(&cluster, side_by_side, alone).await;
+    let failed = api_server::scenarios::run(&cluster, side_by_side, alone).await;
     serving_stand_in::clean_up(&cluster).await;
     failed
-}
-
-async fn scenarios(
-    cluster: &Rc<Cluster>,
-    side_by_side: Vec<Scenario>,
-    alone: Vec<Scenario>,
-) -> usize {
-    let mut failed = 0;
-    let started = side_by_side.into_iter().map(|it| begin(it, cluster));
-    for running in started.collect::<Vec<_>>() {
-        failed += running.end().await;
-    }
-    for scenario in alone {
-        failed += begin(scenario, cluster).end().await;
-    }
-    failed
-}
-
-fn report(name: &str, since: Instant) {
-    let seconds = (Instant::now() - since).as_secs_f64();
-    println!("ok      {name:<50} {seconds:>5.1} s");
-}
-
-struct Begun {
-    name: &'static str,
-    at: Instant,
-    task: tokio::task::JoinHandle<Instant>,
-}
-
-fn begin(scenario: Scenario, cluster: &Rc<Cluster>) -> Begun {
-    let body = (scenario.start)(cluster.clone());
-    Begun {
-        name: scenario.name,
-        at: Instant::now(),
-        task: tokio::task::spawn_local(async move {
-            body.await;
-            Instant::now()
-        }),
-    }
-}
-
-impl Begun {
-    /// Waits for it and prints a line; 1 when it failed.
-    async fn end(self) -> usize {
-        match self.task.await {
-            Ok(ended) => {
-                let seconds = (ended - self.at).as_secs_f64();
-                println!("ok      {:<50} {seconds:>5.1} s", self.name);
-                0
-            }
-            Err(_panic) => {
-                println!("FAILED  {}", self.name);
-                1
-            }
-        }
-    }
 }

@@ -102,14 +102,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     api_server::rights::grant(&client, rights::UPSTREAM_MANIFEST).await;
     let cluster = Rc::new(Cluster { server, client });
     let everything = side_by_side.len() == SIDE_BY_SIDE.len() && alone.len() == ALONE.len();
-    let mut failed = 0;
-    let started = side_by_side.into_iter().map(|it| it.begin(&cluster));
-    for running in started.collect::<Vec<_>>() {
-        failed += running.end().await;
-    }
-    for scenario in alone {
-        failed += scenario.begin(&cluster).end().await;
-    }
+    let mut failed = api_server::scenarios::run(&cluster, side_by_side, alone).await;
     // Only all of them use every right.
     if everything {
         failed += rights().begin(&cluster).end().await;

@@ -44,6 +44,29 @@ pub fn leave_out(count: usize) {
     );
 }
 
+/// Runs scenarios side by side and then others one after the other; returns how many failed.
+pub async fn run<C>(
+    cluster: &Rc<C>,
+    side_by_side: impl IntoIterator<Item = Scenario<C>>,
+    alone: impl IntoIterator<Item = Scenario<C>>,
+) -> usize {
+    let mut failed = 0;
+    let started = side_by_side.into_iter().map(|it| it.begin(cluster));
+    for running in started.collect::<Vec<_>>() {
+        failed += running.end().await;
+    }
+    for scenario in alone {
+        failed += scenario.begin(cluster).end().await;
+    }
+    failed
+}
+
+/// Prints the line of something that went well.
+pub fn report(name: &str, begun: Instant, ended: Instant) {
+    let seconds = (ended - begun).as_secs_f64();
+    println!("ok      {name:<50} {seconds:>5.1} s");
+}
+
 // === impl Scenario ===
 
 impl<C> Clone for Scenario<C> {
@@ -81,8 +104,7 @@ impl Begun {
     pub async fn end(self) -> usize {
         match self.task.await {
             Ok(ended) => {
-                let seconds = (ended - self.at).as_secs_f64();
-                println!("ok      {:<50} {seconds:>5.1} s", self.name);
+                report(self.name, self.at, ended);
                 0
             }
             Err(_panic) => {
