@@ -28,7 +28,7 @@ fn every_warning_and_error_is_in_the_docs() {
         .parent()
         .expect("the workspace");
     let docs = files(&root.join("docs"), "md").into_iter().map(read);
-    let docs: String = docs.collect::<Vec<_>>().concat();
+    let docs: String = docs.collect();
     let mut found = 0;
     let mut missing = Vec::new();
     let mut unnamed = Vec::new();
@@ -163,9 +163,8 @@ fn message(arguments: &str) -> Option<String> {
             Some(')' | ']' | '}') => depth -= 1,
             _ => {}
         }
-        match literal {
-            Some(literal) if depth == 0 && !is_value => return Some(literal),
-            _ => {}
+        if depth == 0 && !is_value && literal.is_some() {
+            return literal;
         }
         if !rest.starts_with(char::is_whitespace) {
             is_value = rest.starts_with('=');
