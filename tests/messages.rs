@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proc_macro2::{TokenStream, TokenTree};
+
 const CRATES: [&str; 4] = ["serving", "queue-proxy", "activator", "autoscaler"];
 
 /// Messages that no page names, each with why.
@@ -15,35 +17,25 @@ const UNNAMED: [(&str, &str); 1] = [(
 /// Shorter pieces of a message say nothing.
 const MIN_LENGTH: usize = 8;
 
-/// A warning or an error in the source.
-#[derive(Debug, PartialEq, Eq)]
-struct Call {
-    line: usize,
-    message: Option<String>,
-}
-
 #[test]
 fn every_warning_and_error_is_in_the_docs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the workspace");
-    let docs = files(&root.join("docs"), "md").into_iter().map(read);
-    let docs: String = docs.collect();
+    let docs = files(&root.join("docs"), "md").into_iter();
+    let docs: String = docs.map(|file| read(&file)).collect();
     let mut found = 0;
     let mut missing = Vec::new();
     let mut unnamed = Vec::new();
     for source in CRATES.map(|name| root.join(name).join("src")) {
         for file in files(&source, "rs") {
-            let place = file.strip_prefix(root).expect("a file of it").to_owned();
-            for Call { line, message } in calls(&read(file)) {
+            for message in messages(&read(&file)) {
                 found += 1;
-                let place = format!("{}:{line}", place.display());
-                let message = message.unwrap_or_else(|| panic!("{place}: no message"));
                 let quoted = quoted(&message);
                 if UNNAMED.iter().any(|(name, _)| *name == message) {
                     unnamed.push(message);
                 } else if quoted.len() >= MIN_LENGTH && !docs.contains(&format!("`{quoted}")) {
-                    missing.push(format!("{place}: {message}"));
+                    missing.push(format!("{}: {message}", file.display()));
                 }
             }
         }
@@ -59,39 +51,19 @@ fn every_warning_and_error_is_in_the_docs() {
 fn messages_are_found() {
     let source = r##"
         // tracing::warn!("a comment");
-        fn f<'a>(quote: char) -> &'a str {
+        fn f() {
             tracing::warn!(name = "field", %error, "plain: {error}");
-            if quote == '"' { error!(
-                "two \"lines\" \
-                 joined", "argument"
-            ) }
+            select! { _ = a => error!(f("x"), "two \"lines\" \
+                 joined", "argument") }
             compile_error!("not a log");
-            tracing::error!("{problem}"); /* error!("/* nested */") */
             let text = r#"warn!("in a string")"#;
-            warn!(of, g("x"));
-            text
         }
         #[cfg(test)]
         mod tests {
             fn f() { tracing::warn!("of a test"); }
         }
     "##;
-    let call = |line, message: &str| Call {
-        line,
-        message: Some(message.to_owned()),
-    };
-    assert_eq!(
-        calls(source),
-        [
-            call(4, "plain: {error}"),
-            call(5, "two \"lines\" joined"),
-            call(10, "{problem}"),
-            Call {
-                line: 12,
-                message: None
-            },
-        ]
-    );
+    assert_eq!(messages(source), ["plain: {error}", "two \"lines\" joined"]);
     assert_eq!(quoted("plain: {error}"), "plain");
     assert_eq!(quoted("failed to export {signal:?}"), "failed to export");
 }
@@ -102,8 +74,8 @@ fn quoted(message: &str) -> &str {
     message[..end].trim()
 }
 
-fn read(file: PathBuf) -> String {
-    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// All files with this ending that are no tests, sorted.
@@ -124,128 +96,65 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The calls of `warn!` and `error!`, without those of a module of tests at the end of the file.
-fn calls(source: &str) -> Vec<Call> {
-    let tests = source.match_indices("#[cfg(test)]").find(|(at, _)| {
-        let module = source[at + "#[cfg(test)]".len()..].trim_start();
-        let head = module.lines().next().unwrap_or_default();
-        head.starts_with("mod ") && head.ends_with('{')
-    });
-    let source = tests.map_or(source, |(at, _)| &source[..at]);
+/// The messages of all calls of `warn!` and `error!`, without those of modules of tests.
+fn messages(source: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut at = 0;
-    while at < source.len() {
-        let rest = &source[at..];
-        let begins = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let name = ["warn!(", "error!("]
-            .iter()
-            .find(|it| rest.starts_with(**it));
-        if let (true, Some(name)) = (begins, name) {
-            let line = 1 + source[..at].matches('\n').count();
-            let message = message(&rest[name.len()..]);
-            found.push(Call { line, message });
-        }
-        at += token(rest).0;
-    }
+    collect(source.parse().expect("Rust"), &mut found);
     found
 }
 
-/// The first literal between the parentheses of a call that is neither the value of a field nor an
-/// argument of another call.
-fn message(arguments: &str) -> Option<String> {
-    let (mut at, mut depth, mut is_value) = (0, 0, false);
-    while at < arguments.len() {
-        let rest = &arguments[at..];
-        let (length, literal) = token(rest);
-        match rest.chars().next() {
-            Some('(' | '[' | '{') => depth += 1,
-            Some(')') if depth == 0 => return None,
-            Some(')' | ']' | '}') => depth -= 1,
+fn collect(tokens: TokenStream, found: &mut Vec<String>) {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let mut rest = &tokens[..];
+    while let [first, others @ ..] = rest {
+        rest = others;
+        match rest {
+            [
+                TokenTree::Group(attribute),
+                TokenTree::Ident(module),
+                _,
+                TokenTree::Group(_),
+                next @ ..,
+            ] if module == "mod" && attribute.stream().to_string() == "cfg (test)" => {
+                rest = next;
+            }
+            [TokenTree::Punct(mark), TokenTree::Group(arguments), ..]
+                if mark.as_char() == '!' && is_log(first) =>
+            {
+                found.push(message(arguments.stream()));
+            }
             _ => {}
         }
-        if depth == 0 && !is_value && literal.is_some() {
-            return literal;
+        if let TokenTree::Group(group) = first {
+            collect(group.stream(), found);
         }
-        if !rest.starts_with(char::is_whitespace) {
-            is_value = rest.starts_with('=');
-        }
-        at += length;
     }
-    None
 }
 
-/// The length of the comment, literal or other piece that `source` begins with, and the text of a
-/// string literal.
-fn token(source: &str) -> (usize, Option<String>) {
-    if source.starts_with("//") {
-        return (source.find('\n').unwrap_or(source.len()), None);
-    }
-    if source.starts_with("/*") {
-        return (comment(source), None);
-    }
-    if let Some(inner) = source.strip_prefix('"') {
-        let (length, text) = string(inner);
-        return (1 + length, Some(text));
-    }
-    if let Some(inner) = source.strip_prefix('r') {
-        let text = inner.trim_start_matches('#');
-        let end = format!("\"{}", &inner[..inner.len() - text.len()]);
-        if let Some(text) = text.strip_prefix('"') {
-            let length = text.find(&end).expect("the end of a string");
-            let rest = text.len() - length - end.len();
-            return (source.len() - rest, Some(text[..length].to_owned()));
-        }
-    }
-    if let Some(inner) = source.strip_prefix('\'') {
-        let mut characters = inner.char_indices();
-        let first = characters.next().map(|(_, first)| first);
-        let end = match first {
-            Some('\\') => inner[2..].find('\'').map(|end| 2 + end),
-            // What is followed by no quote is a lifetime.
-            _ => characters.next().filter(|(_, c)| *c == '\'').map(|it| it.0),
-        };
-        return (end.map_or(1, |end| end + 2), None);
-    }
-    (source.chars().next().map_or(0, char::len_utf8), None)
+fn is_log(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Ident(name) if name == "warn" || name == "error")
 }
 
-/// The length of a comment between stars, which may hold others.
-fn comment(source: &str) -> usize {
-    let mut depth = 0;
-    let mut at = 0;
-    while at < source.len() {
-        let rest = &source[at..];
-        if rest.starts_with("/*") {
-            depth += 1;
-            at += 2;
-        } else if rest.starts_with("*/") {
-            depth -= 1;
-            at += 2;
-            if depth == 0 {
-                break;
-            }
-        } else {
-            at += rest.chars().next().map_or(1, char::len_utf8);
+/// The first literal of a call's arguments that is not the value of a field.
+fn message(arguments: TokenStream) -> String {
+    let mut is_value = false;
+    for token in arguments {
+        if let TokenTree::Literal(literal) = &token
+            && !is_value
+        {
+            return text(&literal.to_string());
         }
+        is_value = matches!(&token, TokenTree::Punct(mark) if mark.as_char() == '=');
     }
-    at
+    panic!("a call without a message");
 }
 
-/// The text of a string literal behind its first quote, and the length with the last one.
-fn string(inner: &str) -> (usize, String) {
-    let mut text = String::new();
-    let mut characters = inner.char_indices().peekable();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '"' => return (at + 1, text),
-            '\\' => match characters.next() {
-                // The line goes on with the next one's first word.
-                Some((_, '\n')) => while characters.next_if(|it| it.1.is_whitespace()).is_some() {},
-                Some((_, escaped)) => text.push(escaped),
-                None => {}
-            },
-            other => text.push(other),
-        }
-    }
-    panic!("a string without an end: {inner:.40}");
+/// A string literal's text. An escaped end of a line leaves out the blanks that follow.
+fn text(literal: &str) -> String {
+    let inner = literal.trim_start_matches('r').trim_matches('#');
+    let inner = &inner[1..inner.len() - 1];
+    let mut lines = inner.split("\\\n");
+    let first = lines.next().unwrap_or_default().to_owned();
+    let joined = lines.fold(first, |text, line| text + line.trim_start());
+    joined.replace("\\\"", "\"").replace("\\\\", "\\")
 }
