@@ -86,18 +86,18 @@ const SERVICES: [Service; 4] = [
 ];
 
 /// A body is there in full before its answer begins: what is still to come then, Go's proxies drop.
-const ECHO: &str = "/echo?sleep=50ms";
+const ECHO: &str = "/echo?sleep=500ms";
 
 /// One client: service, target, bytes of a body, whether it keeps its connection, and how long it waits
 /// between requests.
 const CLIENTS: [(&str, &str, usize, bool, Duration); 12] = [
     ("in-path", "/", 0, true, Duration::from_millis(200)),
     ("in-path", "/", 0, false, Duration::from_millis(300)),
-    ("in-path", ECHO, 32 << 10, true, Duration::from_millis(400)),
+    ("in-path", ECHO, 8 << 10, true, Duration::from_millis(400)),
     ("in-path", "/?sleep=2s", 0, true, Duration::from_millis(100)),
     ("direct", "/", 0, true, Duration::from_millis(200)),
     ("direct", "/", 0, false, Duration::from_millis(300)),
-    ("direct", ECHO, 32 << 10, false, Duration::from_millis(400)),
+    ("direct", ECHO, 8 << 10, false, Duration::from_millis(400)),
     ("direct", "/?sleep=2s", 0, true, Duration::from_millis(100)),
     (
         "limited",
