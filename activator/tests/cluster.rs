@@ -41,6 +41,8 @@ use self::replica::{Replica, Settings};
 
 /// What the manifests run the activator as.
 pub(crate) const ACCOUNT: &str = "system:serviceaccount:knative-serving:pilotlight-activator";
+/// The same account with nothing but the rights of an activator that is no gateway.
+pub(crate) const ALONE: &str = "system:serviceaccount:knative-serving:pilotlight-activator-alone";
 /// What upstream's run theirs as.
 pub(crate) const UPSTREAM: &str = "system:serviceaccount:knative-serving:activator";
 pub(crate) const SYSTEM: &str = "knative-serving";
@@ -66,7 +68,11 @@ const SIDE_BY_SIDE: [Scenario; 9] = scenarios![
 ];
 
 /// Run one after the other.
-const ALONE: [Scenario; 2] = scenarios![settings::apply_live, outages::of_the_api_server,];
+const IN_TURN: [Scenario; 3] = scenarios![
+    settings::apply_live,
+    outages::of_the_api_server,
+    rights::of_an_activator_alone,
+];
 
 fn rights() -> Scenario {
     let [scenario] = scenarios![rights::exactly_those_of_the_manifests];
@@ -78,20 +84,20 @@ fn main() -> ExitCode {
     let texts: Vec<_> = arguments.filter(|it| !it.starts_with('-')).collect();
     let mut side_by_side = SIDE_BY_SIDE.to_vec();
     side_by_side.retain(|it| it.selected(&texts));
-    let mut alone = ALONE.to_vec();
-    alone.retain(|it| it.selected(&texts));
+    let mut in_turn = IN_TURN.to_vec();
+    in_turn.retain(|it| it.selected(&texts));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .unwrap();
-    let failed = runtime.block_on(run(side_by_side, alone));
+    let failed = runtime.block_on(run(side_by_side, in_turn));
     ExitCode::from(u8::from(failed > 0))
 }
 
 /// Runs the scenarios; returns how many failed.
-async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
-    let Some(server) = ApiServer::start(&[ACCOUNT, UPSTREAM]).await else {
-        api_server::scenarios::leave_out(side_by_side.len() + alone.len());
+async fn run(side_by_side: Vec<Scenario>, in_turn: Vec<Scenario>) -> usize {
+    let Some(server) = ApiServer::start(&[ACCOUNT, ALONE, UPSTREAM]).await else {
+        api_server::scenarios::leave_out(side_by_side.len() + in_turn.len());
         return 0;
     };
     let client = server.client();
@@ -99,10 +105,12 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     for manifest in rights::MANIFESTS {
         api_server::rights::grant(&client, manifest).await;
     }
+    let manifest = rights::of_the_activator_alone();
+    api_server::rights::grant(&client, &manifest).await;
     api_server::rights::grant(&client, rights::UPSTREAM_MANIFEST).await;
     let cluster = Rc::new(Cluster { server, client });
-    let everything = side_by_side.len() == SIDE_BY_SIDE.len() && alone.len() == ALONE.len();
-    let mut failed = api_server::scenarios::run(&cluster, side_by_side, alone).await;
+    let everything = side_by_side.len() == SIDE_BY_SIDE.len() && in_turn.len() == IN_TURN.len();
+    let mut failed = api_server::scenarios::run(&cluster, side_by_side, in_turn).await;
     // Only all of them use every right.
     if everything {
         failed += rights().begin(&cluster).end().await;

@@ -16,5 +16,5 @@ const UNUSED: [&str; 1] = [
 
 /// After all other scenarios: nothing was refused, and nothing was granted in vain.
 pub(crate) async fn exactly_those_of_the_manifests(cluster: Rc<Cluster>) {
-    rights::are_exactly(&cluster.server, ACCOUNT, &[MANIFEST], &UNUSED);
+    rights::are_exactly(&cluster.server, ACCOUNT, &[MANIFEST], &UNUSED).await;
 }
