@@ -1,18 +1,17 @@
 //! Activators of the scenarios: each is the library's `run` on a thread with a log of its own, or the
 //! program.
 
-use std::io::{self, Read as _, Write};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use activator::config::{Config, IngressSettings, Ports};
 use activator::kubernetes::config_maps::{self, COMPONENT};
 use activator::kubernetes::process;
+use api_server::log::Log;
 use api_server::{ApiServer, client_as, eventually, port};
-use parking_lot::Mutex;
 use serving::config::observability::Metrics;
 use serving::scrape_address::ScrapeAddress;
 use serving::telemetry::{LineWriter, LogLayer, LogSettings};
@@ -21,10 +20,6 @@ use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::SYSTEM;
 use super::world::{World, own_ip, send};
-
-/// What was written so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 /// How an activator is started.
 #[derive(Clone, Debug)]
@@ -52,36 +47,6 @@ pub(crate) struct Program {
     child: Child,
     pub(crate) output: Log,
     _folder: tempfile::TempDir,
-}
-
-// === impl Log ===
-
-impl Log {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock()).into_owned()
-    }
-
-    /// How many lines contain `text`.
-    pub(crate) fn count(&self, text: &str) -> usize {
-        self.text().lines().filter(|it| it.contains(text)).count()
-    }
-
-    /// Waits for a line.
-    pub(crate) async fn says(&self, text: &str) {
-        let what = format!("line with {text:?}");
-        eventually(&what, async || (self.count(text) > 0).then_some(())).await;
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 // === impl Settings ===

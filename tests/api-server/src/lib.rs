@@ -1,6 +1,6 @@
 //! A real etcd and kube-apiserver for a test program, and what scenarios against them share: Knative's
-//! kinds, a proxy that is slow or silent, roles from manifests, and running scenarios with a line
-//! for each.
+//! kinds, a proxy that is slow or silent, roles from manifests, what replicas log, and running
+//! scenarios with a line for each.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 )]
 
 pub mod definitions;
+pub mod log;
 pub mod objects;
 pub mod proxy;
 pub mod rights;
