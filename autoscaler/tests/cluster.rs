@@ -32,8 +32,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use api_server::log::Log;
 use api_server::{ApiServer, scenarios};
 use kube::Client;
+use serving::telemetry::{LineWriter, LogLayer, LogSettings};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use self::fixtures::{Activator, Stats};
 use self::replica::Settings;
@@ -53,6 +56,8 @@ pub(crate) struct Cluster {
     pub(crate) replica: SocketAddr,
     /// Its metrics.
     pub(crate) metrics: SocketAddr,
+    /// Of all replicas but those that are processes of their own.
+    pub(crate) log: Log,
 }
 
 /// Run side by side with one replica.
@@ -120,6 +125,13 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
     let client = server.client();
     fixtures::prepare(&client).await;
     api_server::rights::grant(&client, rights::MANIFEST).await;
+    let log = Log::default();
+    let (settings, _) = LogSettings::read("", "info");
+    let writer = LineWriter::new(log.clone()).unwrap();
+    let layer = LogLayer::new(settings, "autoscaler", &[], writer);
+    // Everything runs on this thread.
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let _default = tracing::subscriber::set_default(subscriber);
     let activator = Activator::start().await;
     let stats = Stats::start().await;
     let settings = Settings {
@@ -139,6 +151,7 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         stats,
         replica: replica.stats,
         metrics: replica.metrics,
+        log,
     });
     let mut failed = 0;
     let side_by_side_count = side_by_side.len();

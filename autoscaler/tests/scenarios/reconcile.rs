@@ -15,8 +15,8 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::Cluster;
 use crate::fixtures::{Revision, SYSTEM, changed_at, condition, configure, create, is};
+use crate::{ACCOUNT, Cluster};
 
 const TBC: &str = "autoscaling.knative.dev/target-burst-capacity";
 const WINDOW: &str = "autoscaling.knative.dev/window";
@@ -230,10 +230,28 @@ pub(crate) async fn conflicting_status_writes(cluster: Rc<Cluster>) {
         }
     });
     let _other = tokio_util::task::AbortOnDropHandle::new(other);
+    // Each generation is a reason to write.
+    let mut round = 0;
+    eventually("a conflict of writes", async || {
+        round += 1;
+        let spec = json!({"spec": {"containerConcurrency": round}});
+        it.patch::<PodAutoscaler>(it.name, spec).await;
+        let events = cluster.server.audit(ACCOUNT);
+        let lost = events.iter().any(|event| {
+            event["objectRef"]["name"] == it.name
+                && event["objectRef"]["resource"] == "podautoscalers"
+                && event["objectRef"]["subresource"] == "status"
+                && event["responseStatus"]["code"] == 409
+        });
+        lost.then_some(())
+    })
+    .await;
     let _pods = it.run_pods(|_| "127.0.3.1".to_owned());
     let ready = it
         .pa("ready", |it| {
-            is(it, "Ready", "True", "") && it["status"]["actualScale"] == 1
+            is(it, "Ready", "True", "")
+                && it["status"]["actualScale"] == 1
+                && it["status"]["observedGeneration"] == it["metadata"]["generation"]
         })
         .await;
     assert!(writes.get() > 5, "{}", writes.get());
@@ -361,14 +379,32 @@ pub(crate) async fn configuration_applies_live(cluster: Rc<Cluster>) {
     let it = Revision::create(&cluster.client, "configured-00001", json!({TBC: "-1"})).await;
     let _serving = it.serve();
     it.replicas(1).await;
+    configure(&cluster.client, json!({"min-scale": "2"})).await;
+    it.replicas(2).await;
+    let complaint = "the config map is invalid";
+    assert_eq!(cluster.log.count(complaint), 0);
     configure(
         &cluster.client,
-        json!({"min-scale": "many", "max-scale": "9"}),
+        json!({"min-scale": "many", "max-scale": "1", "stable-window": "30s"}),
     )
     .await;
+    cluster.log.says(complaint).await;
+    assert_eq!(cluster.log.count("min-scale"), 1, "it names what is wrong");
+    // What is made anew is made of the last good values.
+    it.patch::<Deployment>(&it.deployment_name(), json!({"spec": {"replicas": 5}}))
+        .await;
+    it.replicas(2).await;
+    let other = json!({"spec": {"scrapeTarget": "elsewhere"}});
+    it.patch::<Metric>(it.name, other).await;
+    let metric = it
+        .wait::<Metric>(it.name, "put back", |it| {
+            it["spec"]["scrapeTarget"] != "elsewhere"
+        })
+        .await;
+    assert_eq!(metric["spec"]["stableWindow"], 60_000_000_000_u64);
     configure(
         &cluster.client,
-        json!({"min-scale": "3", "stable-window": "30s"}),
+        json!({"min-scale": "3", "max-scale": "9", "stable-window": "30s"}),
     )
     .await;
     it.replicas(3).await;
