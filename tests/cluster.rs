@@ -45,7 +45,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use api_server::scenarios;
-use tokio::time::Instant;
 
 use self::api::Api;
 use self::settings::Settings;
@@ -79,6 +78,12 @@ const ALONE: [Scenario; 5] = scenarios![
     control_plane::nothing_was_forbidden,
     control_plane::rollback_leaves_nothing,
 ];
+
+/// What all of them need, told of as one.
+const INSTALL: Scenario = Scenario {
+    name: "install",
+    start: |cluster| Box::pin(install(cluster)),
+};
 
 fn main() -> ExitCode {
     // Cargo starts it in the folder of its package. Before there are threads: all of them share it.
@@ -114,13 +119,17 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         println!("left out: {count} scenarios in a cluster; this one has a Knative Serving");
         return 0;
     }
-    let begun = Instant::now();
-    settings.import_images();
     let cluster = Rc::new(Cluster { api, settings });
-    serving_stand_in::prepare(&cluster).await;
-    api_server::scenarios::report("install", begun, Instant::now());
     // Whatever happens from here on, nothing stays behind.
-    let failed = api_server::scenarios::run(&cluster, side_by_side, alone).await;
+    let mut failed = INSTALL.begin(&cluster).end().await;
+    if failed == 0 {
+        failed = api_server::scenarios::run(&cluster, side_by_side, alone).await;
+    }
     serving_stand_in::clean_up(&cluster).await;
     failed
+}
+
+async fn install(cluster: Rc<Cluster>) {
+    cluster.settings.import_images();
+    serving_stand_in::prepare(&cluster).await;
 }

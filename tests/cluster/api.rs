@@ -33,6 +33,8 @@ pub(crate) const SECRETS: Kind = core("secrets");
 pub(crate) const SERVICE_ACCOUNTS: Kind = core("serviceaccounts");
 pub(crate) const DEPLOYMENTS: Kind = Kind::new("apis/apps/v1", "deployments");
 pub(crate) const LEASES: Kind = Kind::new("apis/coordination.k8s.io/v1", "leases");
+pub(crate) const CLUSTER_ROLES: Kind =
+    Kind::new("apis/rbac.authorization.k8s.io/v1", "clusterroles");
 pub(crate) const CLUSTER_ROLE_BINDINGS: Kind =
     Kind::new("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings");
 pub(crate) const DEFINITIONS: Kind =
@@ -121,15 +123,20 @@ impl Api {
         got.await.ok()
     }
 
-    /// The objects with a label, which may be left empty.
+    /// The objects with a label, which may be left empty; of a kind that is not there yet, none. A
+    /// list that was not answered must not count as an empty one: what it would show is to be removed,
+    /// or somebody else's.
     pub(crate) async fn list(&self, kind: Kind, namespace: &str, label: &str) -> Vec<Value> {
         let path = format!("{}?labelSelector={label}", kind.all(namespace));
-        let listed = self.call(Method::GET, &path, "application/json", &Value::Null);
-        match listed.await {
-            Ok(mut list) => list["items"].as_array_mut().map(std::mem::take),
-            Err(_) => None,
-        }
-        .unwrap_or_default()
+        eventually(&format!("list of {}", kind.plural), async || {
+            let listed = self.call(Method::GET, &path, "application/json", &Value::Null);
+            match listed.await {
+                Ok(mut list) => list["items"].as_array_mut().map(std::mem::take),
+                Err(kube::Error::Api(status)) if status.code == 404 => Some(Vec::new()),
+                Err(_) => None,
+            }
+        })
+        .await
     }
 
     /// Creates an object; one that is there already counts as created.

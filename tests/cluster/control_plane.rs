@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::api::{
-    Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEPLOYMENTS, LEASES, METRICS, PODS, SERVICE_ACCOUNTS,
-    SERVICES, eventually,
+    Api, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, DEPLOYMENTS, LEASES, METRICS, PODS,
+    SERVICE_ACCOUNTS, SERVICES, eventually,
 };
 use super::revision::{Revision, Spec};
-use super::serving_stand_in::{SYSTEM, is_ready, name_of, pod_of};
+use super::serving_stand_in::{PART, SYSTEM, is_ready, name_of, pod_of};
 use super::settings::{FIRST, deploy};
 
 const SECOND: u64 = 1_000_000_000;
@@ -193,9 +193,9 @@ pub(crate) async fn rollback_leaves_nothing(cluster: Rc<Cluster>) {
         !managers.iter().any(|it| it["manager"] == "pilotlight"),
         "{managers:?}"
     );
-    for kind in [SERVICE_ACCOUNTS, CLUSTER_ROLE_BINDINGS] {
+    for kind in [SERVICE_ACCOUNTS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS] {
         let namespace = if kind == SERVICE_ACCOUNTS { SYSTEM } else { "" };
-        let left = api.list(kind, namespace, "pilotlight.dev/part").await;
+        let left = api.list(kind, namespace, PART).await;
         assert!(left.is_empty(), "{left:?}");
     }
 }

@@ -5,27 +5,31 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::api::{
-    Api, CLUSTER_ROLE_BINDINGS, CONFIG_MAPS, DEFINITIONS, DEPLOYMENTS, NAMESPACES, PODS, REVISIONS,
-    SECRETS, SERVICE_ACCOUNTS, SERVICES, eventually,
+    Api, CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, DEFINITIONS, DEPLOYMENTS, NAMESPACES,
+    PODS, REVISIONS, SECRETS, SERVICE_ACCOUNTS, SERVICES, eventually,
 };
 use super::settings::{FIRST, TAG, deploy};
 
 pub(crate) const SYSTEM: &str = "knative-serving";
 /// What all our objects outside of `SYSTEM` carry.
 pub(crate) const LABEL: &str = "pilotlight.dev/test";
+/// What `deploy/install` gives to all that it adds.
+pub(crate) const PART: &str = "pilotlight.dev/part";
 
 /// The service accounts that upstream's parts have. The images found first are ours, too, and need
 /// rights, which these get.
 const FIRST_ACCOUNTS: [&str; 2] = ["activator", "controller"];
 
-/// Whether another Serving is in the cluster, or another run of this suite.
+/// Whether another Serving is in the cluster, in whatever namespace. What a run of this suite that was
+/// killed has left is none: it is removed first.
 pub(crate) async fn somebody_elses(api: &Api) -> bool {
-    match api.get(NAMESPACES, "", SYSTEM).await {
-        // What a run that was killed has left is removed first.
-        Some(found) if !found["metadata"]["labels"][LABEL].is_null() => false,
-        Some(_) => true,
-        None => false,
-    }
+    let kinds = api_server::definitions::all().map(|it| name_of(&it));
+    let definitions = api.list(DEFINITIONS, "", "").await;
+    let definitions = definitions.iter().filter(|it| kinds.contains(&name_of(it)));
+    let namespaces = api.list(NAMESPACES, "", "").await;
+    let namespaces = namespaces.iter().filter(|it| name_of(it) == SYSTEM);
+    let mut found = definitions.chain(namespaces);
+    found.any(|it| it["metadata"]["labels"][LABEL].is_null())
 }
 
 /// Brings everything there, and installs our parts.
@@ -110,9 +114,13 @@ pub(crate) async fn clean_up(cluster: &Cluster) {
         api.delete(DEFINITIONS, "", name, None).await;
         api.gone(DEFINITIONS, "", name).await;
     }
-    for binding in api.list(CLUSTER_ROLE_BINDINGS, "", LABEL).await {
-        let name = binding["metadata"]["name"].as_str().unwrap();
-        api.delete(CLUSTER_ROLE_BINDINGS, "", name, None).await;
+    // Those of `deploy/install` are left where no scenario has rolled it back, or that has failed.
+    for kind in [CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES] {
+        for label in [LABEL, PART] {
+            for object in api.list(kind, "", label).await {
+                api.delete(kind, "", &name_of(&object), None).await;
+            }
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn run<C>(
 }
 
 /// Prints the line of something that went well.
-pub fn report(name: &str, begun: Instant, ended: Instant) {
+fn report(name: &str, begun: Instant, ended: Instant) {
     let seconds = (ended - begun).as_secs_f64();
     println!("ok      {name:<50} {seconds:>5.1} s");
 }
