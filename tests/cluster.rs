@@ -41,6 +41,7 @@ mod throttling;
 #[path = "cluster/whole.rs"]
 mod whole;
 
+use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -53,6 +54,8 @@ use self::settings::Settings;
 pub(crate) struct Cluster {
     pub(crate) api: Api,
     pub(crate) settings: Settings,
+    /// Of pods of our control plane that were taken away.
+    pub(crate) noted_logs: RefCell<Vec<String>>,
 }
 
 type Scenario = api_server::scenarios::Scenario<Cluster>;
@@ -119,7 +122,11 @@ async fn run(side_by_side: Vec<Scenario>, alone: Vec<Scenario>) -> usize {
         println!("left out: {count} scenarios in a cluster; this one has a Knative Serving");
         return 0;
     }
-    let cluster = Rc::new(Cluster { api, settings });
+    let cluster = Rc::new(Cluster {
+        api,
+        settings,
+        noted_logs: RefCell::default(),
+    });
     // Whatever happens from here on, nothing stays behind.
     let mut failed = INSTALL.begin(&cluster).end().await;
     if failed == 0 {

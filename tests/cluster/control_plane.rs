@@ -11,7 +11,7 @@ use super::api::{
     SERVICE_ACCOUNTS, SERVICES, eventually,
 };
 use super::revision::{Revision, Spec};
-use super::serving_stand_in::{PART, SYSTEM, is_ready, name_of, pod_of};
+use super::serving_stand_in::{PART, SYSTEM, is_ready, name_of, note_log, pod_of};
 use super::settings::{FIRST, deploy};
 
 const SECOND: u64 = 1_000_000_000;
@@ -114,6 +114,7 @@ pub(crate) async fn a_killed_leader_is_followed(cluster: Rc<Cluster>) {
     let revision = Revision::create(&cluster, "leader", spec).await;
     let _served = revision.serve();
     let leader = holder(api, None).await;
+    note_log(&cluster, "autoscaler", &leader).await;
     api.delete(PODS, SYSTEM, &leader, Some(0)).await;
     let next = holder(api, Some(&leader)).await;
     assert_ne!(next, leader);
@@ -123,6 +124,12 @@ pub(crate) async fn a_killed_leader_is_followed(cluster: Rc<Cluster>) {
         (answer.status == StatusCode::OK).then_some(())
     })
     .await;
+    // One of them goes, and only the controller knows which.
+    for pod in api.list(PODS, SYSTEM, "app=autoscaler").await {
+        if is_ready(&pod) {
+            note_log(&cluster, "autoscaler", &name_of(&pod)).await;
+        }
+    }
     let one = json!({"spec": {"replicas": 1}});
     api.patch(DEPLOYMENTS, SYSTEM, "autoscaler", one).await;
 }
@@ -146,9 +153,13 @@ async fn holder(api: &Api, other_than: Option<&str>) -> String {
     .await
 }
 
-/// All of the above went without a right that the service accounts lack.
+/// All of the above went without a right that the service accounts lack, also for pods that have been
+/// replaced.
 pub(crate) async fn nothing_was_forbidden(cluster: Rc<Cluster>) {
     let api = &cluster.api;
+    for log in cluster.noted_logs.borrow().iter() {
+        none_was_forbidden(log);
+    }
     for (program, account) in [
         ("activator", "pilotlight-activator"),
         ("autoscaler", "pilotlight-autoscaler"),
@@ -157,14 +168,15 @@ pub(crate) async fn nothing_was_forbidden(cluster: Rc<Cluster>) {
         assert!(!pods.is_empty(), "no pod of {program}");
         for pod in pods {
             assert_eq!(pod["spec"]["serviceAccountName"], account);
-            let log = api.log(SYSTEM, &name_of(&pod), program).await;
-            let refused: Vec<_> = log
-                .lines()
-                .filter(|line| line.to_lowercase().contains("forbidden"))
-                .collect();
-            assert!(refused.is_empty(), "{refused:#?}");
+            none_was_forbidden(&api.log(SYSTEM, &name_of(&pod), program).await);
         }
     }
+}
+
+fn none_was_forbidden(log: &str) {
+    let refused = |line: &&str| line.to_lowercase().contains("forbidden");
+    let refused: Vec<_> = log.lines().filter(refused).collect();
+    assert!(refused.is_empty(), "{refused:#?}");
 }
 
 /// One command puts everything back: images, accounts, and nothing of ours is left.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::api::{Api, CONFIG_MAPS, PODS, SECRETS, eventually};
 use super::revision::{Revision, Spec};
-use super::serving_stand_in::{SYSTEM, forget, pod_of};
+use super::serving_stand_in::{SYSTEM, forget, note_log, pod_of};
 
 const NAMESPACE: &str = "default";
 /// What the activator presents and trusts.
@@ -66,7 +66,7 @@ pub(crate) async fn names_and_rotation(cluster: Rc<Cluster>) {
         certificate!("no-namespace"),
     )
     .await;
-    encrypt(api, Some("enabled")).await;
+    encrypt(&cluster, Some("enabled")).await;
 
     let with = |secret| Spec {
         certificates: Some(secret),
@@ -121,7 +121,7 @@ pub(crate) async fn names_and_rotation(cluster: Rc<Cluster>) {
         });
         assert!(refused, "{} was answered", revision.name);
     }
-    encrypt(api, None).await;
+    encrypt(&cluster, None).await;
     eventually("an answer without TLS", async || {
         let answer = plain.ask_activator("/").await.ok()?;
         (answer.status == StatusCode::OK).then_some(())
@@ -141,12 +141,14 @@ async fn secret(api: &Api, namespace: &str, name: &str, authority: &str, own: (&
 }
 
 /// Changes the setting, which is read at the start, and replaces the activator.
-async fn encrypt(api: &Api, value: Option<&str>) {
+async fn encrypt(cluster: &Cluster, value: Option<&str>) {
+    let api = &cluster.api;
     let data: Value = json!({"system-internal-tls": value});
     let patch = json!({ "data": data });
     api.patch(CONFIG_MAPS, SYSTEM, "config-network", patch)
         .await;
     let before = pod_of(api, "activator").await;
+    note_log(cluster, "activator", &before).await;
     api.delete(PODS, SYSTEM, &before, Some(0)).await;
     eventually("another activator", async || {
         (pod_of(api, "activator").await != before).then_some(())

@@ -235,6 +235,13 @@ fn deployment(
     })
 }
 
+/// Notes what a pod of our control plane has written, before it is taken away.
+pub(crate) async fn note_log(cluster: &Cluster, program: &str, pod: &str) {
+    let log = cluster.api.log(SYSTEM, pod, program).await;
+    assert!(!log.is_empty(), "no log of {pod}");
+    cluster.noted_logs.borrow_mut().push(log);
+}
+
 /// A pod of our control plane that serves; not one that drains.
 pub(crate) async fn pod_of(api: &Api, app: &str) -> String {
     eventually(&format!("pod of {app}"), async || {
