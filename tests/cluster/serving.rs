@@ -100,13 +100,13 @@ pub(crate) async fn clean_up(cluster: &Cluster) {
         .collect();
     for namespace in &names {
         api.delete(NAMESPACES, "", namespace, None).await;
-    }
-    for namespace in &names {
         // Pods drain for minutes; nobody waits for these.
         for pod in api.list(PODS, namespace, "").await {
             let pod = pod["metadata"]["name"].as_str().unwrap();
             api.delete(PODS, namespace, pod, Some(0)).await;
         }
+    }
+    for namespace in &names {
         api.gone(NAMESPACES, "", namespace).await;
     }
     for definition in api.list(DEFINITIONS, "", LABEL).await {
